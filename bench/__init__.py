@@ -1,0 +1,1 @@
+"""gpt-frontend: GPT models compiled with Apache TVM and measured before and after, reproducibly."""

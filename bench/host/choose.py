@@ -1,0 +1,81 @@
+"""Which engine runs a job, and in which image; and why, in words."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.errors import BenchError, UsageFault
+from bench.host.engine import docker, endpoint
+from bench.host.engine.base import Engine
+from bench.host.engine.local import LocalEngine
+from bench.host.pins import Pins
+from bench.record import ImageRef
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+ENGINES = ("auto", "docker", "local")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine ready to run, the image it uses (None: the host's environment), and why."""
+
+    engine: Engine
+    image: ImageRef | None
+    why: str
+
+
+def choose(engine: str, profile: str | None, gpu: bool, pins: Pins) -> Choice:
+    """The engine for a job.
+
+    ``auto`` is docker where an engine answers and the image exists or can be built, else
+    local. With ``gpu`` nothing is ever replaced by local or by a CPU.
+
+    Raises:
+        UsageFault: no such engine or profile, no engine answers, the image cannot be had, or
+            there is no GPU.
+        JobFailed: the image's build failed.
+    """
+    if engine not in ENGINES:
+        raise UsageFault(f"unknown engine '{engine}'", hint=f"choose one of: {', '.join(ENGINES)}")
+    name = profile or (pins.defaults.gpu_profile if gpu else pins.defaults.profile)
+    wanted = pins.profile(name)
+    if gpu and wanted.device != "cuda":
+        raise UsageFault(
+            f"profile '{name}' has no CUDA",
+            hint=f"--gpu goes with --profile {pins.defaults.gpu_profile}",
+        )
+    if engine == "local":
+        return _local("as asked")
+    try:
+        return _docker(name, gpu, pins)
+    except BenchError as error:
+        if engine == "docker" or gpu:
+            raise
+        return _local(f"no container can be had: {error.message}")
+
+
+def _docker(profile: str, gpu: bool, pins: Pins) -> Choice:
+    where = endpoint.find_endpoint(os.environ)
+    client = endpoint.connect(where, os.environ)
+    if gpu:
+        refusal = docker.gpu_refusal(client)
+        if refusal is not None:  # before an image of several GB is built for nothing
+            raise docker.no_gpu(refusal)
+    reference = ensure_image(profile, where, client, pins)
+    why = f"engine at {where.url} ({where.source}), image {reference.tag}"
+    return Choice(docker.DockerEngine(client, reference.id), reference, why)
+
+
+def ensure_image(
+    profile: str, where: endpoint.Endpoint, client: DockerClient, pins: Pins
+) -> ImageRef:
+    """The image of ``profile`` as the project is now, built where it is not there."""
+    raise NotImplementedError
+
+
+def _local(why: str) -> Choice:
+    return Choice(LocalEngine(), None, f"{why}; the job runs in this environment")

@@ -1,0 +1,63 @@
+"""The seam between the host and whatever runs a job: one small protocol.
+
+Docker   a container on a Docker engine        docker.py
+Local    a child process on this machine       local.py
+Fake     a function of the caller's, for tests fake.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+OnLine = Callable[[str], None]
+
+Cause = Literal["exited", "signal", "out of memory", "timeout"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What an engine is given: a directory holding spec.json, and the bounds of the run."""
+
+    run_id: str
+    run_dir: Path
+    store: Path
+    timeout_s: float
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the job's process ended. ``exit_code`` is None where it did not end by itself."""
+
+    cause: Cause
+    exit_code: int | None = None
+    detail: str | None = None
+
+    @property
+    def clean(self) -> bool:
+        return self.cause == "exited" and self.exit_code == 0
+
+    def reason(self) -> str:
+        """One line for the record: the cause, and the exit code or the signal where known."""
+        if self.cause == "exited":
+            return f"exit code {self.exit_code}" + (f": {self.detail}" if self.detail else "")
+        return self.cause + (f": {self.detail}" if self.detail else "")
+
+
+class Engine(Protocol):
+    """Runs one job to its end and gives its output, line by line, as it comes."""
+
+    name: str
+
+    def run(self, launch: Launch, on_line: OnLine) -> Ending:
+        """Run ``python -m bench.job`` on the spec in ``launch.run_dir``.
+
+        Whatever happens, KeyboardInterrupt included, nothing of the job goes on when this
+        returns or raises.
+
+        Raises:
+            UsageFault: the engine cannot start the job at all.
+        """

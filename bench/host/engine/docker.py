@@ -1,0 +1,288 @@
+"""Jobs in a container: created, followed and removed through the docker SDK.
+
+The container has no network, a read-only root, no capabilities, and writes only to the run
+directory, the artefact store and a tmpfs /tmp (mounted exec: both compilers load libraries
+that they have just written there). It is removed whatever happens.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import queue
+import signal
+import tarfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UsageFault
+from bench.host.engine.base import Ending, Launch, OnLine
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+RUN_LABEL = "io.gpt-frontend.run"
+# A root caller without SUDO_UID: results are chowned back, so that any fixed uid will do.
+UNPRIVILEGED_UID = 65532
+_RUN_DIR = "/run/gpt-frontend/run"
+_STORE = "/run/gpt-frontend/store"
+_STOP_S = 10
+_PROBE_IMAGE = "gpt-frontend/gpu-probe"
+
+GPU_HINT = (
+    "install the NVIDIA driver and the NVIDIA Container Toolkit on the engine's machine, then "
+    "`nvidia-ctk runtime configure --runtime=docker` and restart the engine; without a GPU "
+    "leave --gpu out"
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """As whom a container runs, and to whom files are given back (None: they are right)."""
+
+    user: str
+    userns_mode: str | None = None
+    give_back_to: tuple[int, int] | None = None
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        uid, gid = self.user.split(":")
+        return int(uid), int(gid)
+
+
+def identity(security_options: list[str], environ: Mapping[str, str]) -> Identity:
+    """Who the container must be so that what it writes belongs to the caller.
+
+    Rootless engine: its root is the caller. Otherwise the caller's own uid:gid; a root caller
+    is not passed on: sudo's caller stands in, else a fixed uid whose files are chowned back.
+    With userns-remap the container is taken out of the mapping, or no uid would be the
+    caller's.
+    """
+    names = {part.removeprefix("name=") for o in security_options for part in o.split(",")}
+    if "rootless" in names:
+        return Identity("0:0")
+    mode = "host" if "userns" in names else None
+    uid, gid = os.getuid(), os.getgid()
+    if uid != 0:
+        return Identity(f"{uid}:{gid}", mode)
+    if environ.get("SUDO_UID", "0") != "0":
+        uid, gid = int(environ["SUDO_UID"]), int(environ.get("SUDO_GID", environ["SUDO_UID"]))
+        return Identity(f"{uid}:{gid}", mode, give_back_to=(uid, gid))
+    return Identity(f"{UNPRIVILEGED_UID}:{UNPRIVILEGED_UID}", mode, give_back_to=(0, 0))
+
+
+class DockerEngine:
+    """Runs jobs in containers of ``image`` (an image id) on the engine behind ``client``."""
+
+    name = "docker"
+
+    def __init__(self, client: DockerClient, image: str) -> None:
+        self._client = client
+        self._image = image
+
+    def run(self, launch: Launch, on_line: OnLine) -> Ending:
+        who = identity(self._client.info().get("SecurityOptions") or [], os.environ)
+        with _owned_by(who, launch.run_dir, launch.store):
+            container = self._create(launch, who)
+            try:
+                self._start(container, launch)
+                return self._follow(container, launch.timeout_s, on_line)
+            finally:
+                _remove(container)
+
+    def _create(self, launch: Launch, who: Identity) -> Any:
+        from docker.errors import APIError
+        from docker.types import DeviceRequest, Mount
+
+        gpus = [DeviceRequest(count=-1, capabilities=[["gpu"]])] if launch.gpu else []
+        try:
+            return self._client.containers.create(
+                self._image,
+                ["python", "-m", "bench.job", f"{_RUN_DIR}/spec.json"],
+                name=f"gpt-frontend-{launch.run_id}",
+                labels={RUN_LABEL: launch.run_id},
+                user=who.user,
+                userns_mode=who.userns_mode,
+                environment=container_environment(),
+                mounts=[
+                    Mount(_RUN_DIR, str(launch.run_dir), type="bind"),
+                    Mount(_STORE, str(launch.store), type="bind"),
+                ],
+                tmpfs={"/tmp": "exec,mode=1777"},
+                read_only=True,
+                network_mode="none",
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                init=True,
+                device_requests=gpus,
+            )
+        except APIError as error:
+            raise _refused(error) from error
+
+    def _start(self, container: Any, launch: Launch) -> None:
+        from docker.errors import APIError
+
+        try:
+            container.start()
+        except APIError as error:
+            raise (_no_gpu(error) if launch.gpu else _refused(error)) from error
+
+    def _follow(self, container: Any, timeout_s: float, on_line: OnLine) -> Ending:
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=_pump, args=(container, lines), daemon=True).start()
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                line = lines.get(timeout=max(0.0, min(1.0, deadline - time.monotonic())))
+            except queue.Empty:
+                if time.monotonic() >= deadline:
+                    return Ending("timeout", detail=f"over {timeout_s:g} s")
+                continue
+            if line is None:
+                return _ending(container)
+            on_line(line)
+
+
+def container_environment() -> dict[str, str]:
+    """What a container of an unknown uid needs: a home, a name, and places for caches."""
+    return {
+        "HOME": "/tmp/home",
+        "USER": "bench",
+        "LOGNAME": "bench",
+        "XDG_CACHE_HOME": "/tmp/cache",
+        "TORCHINDUCTOR_CACHE_DIR": "/tmp/cache/torchinductor",
+        "TRITON_CACHE_DIR": "/tmp/cache/triton",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "GPT_FRONTEND_STORE": _STORE,
+    }
+
+
+def gpu_refusal(client: DockerClient) -> str | None:
+    """Why the engine gives no container a GPU, in its own words; None where it does.
+
+    A container of an empty image is started with a GPU request. An engine with a GPU gets as
+    far as finding no program in it; one without stops before.
+    """
+    from docker.errors import APIError, DockerException
+    from docker.types import DeviceRequest
+
+    try:
+        _import_empty_image(client)
+        container = client.containers.create(
+            _PROBE_IMAGE,
+            ["/absent"],
+            labels={RUN_LABEL: "gpu-probe"},
+            network_mode="none",
+            device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])],
+        )
+    except DockerException as error:
+        return str(error)
+    try:
+        container.start()
+    except APIError as error:
+        said = str(error.explanation or error)
+        return None if "/absent" in said else said
+    finally:
+        _remove(container)
+    return None
+
+
+def _import_empty_image(client: DockerClient) -> None:
+    from docker.errors import ImageNotFound
+
+    with contextlib.suppress(ImageNotFound):
+        client.images.get(_PROBE_IMAGE)
+        return
+    empty = io.BytesIO()
+    with tarfile.open(fileobj=empty, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("gpu-probe"))
+    client.api.import_image_from_data(empty.getvalue(), repository=_PROBE_IMAGE, tag="latest")
+
+
+@contextlib.contextmanager
+def _owned_by(who: Identity, *directories: Path) -> Iterator[None]:
+    """Lend the directories to the container's user, and give them back afterwards."""
+    if who.give_back_to is None:
+        yield
+        return
+    for directory in directories:
+        _chown(directory, *who.owner)
+    try:
+        yield
+    finally:
+        for directory in directories:
+            _chown(directory, *who.give_back_to)
+
+
+def _chown(directory: Path, uid: int, gid: int) -> None:
+    os.chown(directory, uid, gid)
+    for parent, folders, files in os.walk(directory):
+        for name in (*folders, *files):
+            with contextlib.suppress(FileNotFoundError):  # another run is at work in the store
+                os.chown(os.path.join(parent, name), uid, gid, follow_symlinks=False)
+
+
+def _pump(container: Any, lines: queue.SimpleQueue[str | None]) -> None:
+    """Put the container's output into ``lines``, and None at its end."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    rest = ""
+    # The engine may stop, or the container be removed by somebody: how it ended is asked next.
+    with contextlib.suppress(Exception):
+        for chunk in container.logs(stream=True, follow=True):
+            *whole, rest = (rest + decoder.decode(chunk)).split("\n")
+            for line in whole:
+                lines.put(line.rstrip("\r"))
+    if rest:
+        lines.put(rest)
+    lines.put(None)
+
+
+def _ending(container: Any) -> Ending:
+    from docker.errors import DockerException, NotFound
+    from requests.exceptions import RequestException
+
+    try:
+        code = int(container.wait(timeout=60)["StatusCode"])
+        container.reload()
+        state = container.attrs["State"]
+    except NotFound:
+        return Ending("signal", detail="the container was removed from outside")
+    except (DockerException, RequestException) as error:
+        return Ending("signal", detail=f"the engine stopped answering ({type(error).__name__})")
+    if state.get("OOMKilled"):
+        return Ending("out of memory", exit_code=code)
+    if code > 128 and code - 128 in {s.value for s in signal.Signals}:
+        return Ending("signal", detail=signal.Signals(code - 128).name)
+    return Ending("exited", exit_code=code, detail=state.get("Error") or None)
+
+
+def _remove(container: Any) -> None:
+    from docker.errors import APIError, NotFound
+
+    with contextlib.suppress(APIError, NotFound):
+        container.stop(timeout=_STOP_S)
+    with contextlib.suppress(NotFound):
+        container.remove(force=True, v=True)
+
+
+def _refused(error: Any) -> UsageFault:
+    return UsageFault(
+        f"the engine cannot start the container: {error.explanation or error}",
+        hint="run `invoke doctor`; `--engine local` needs no container",
+    )
+
+
+def _no_gpu(error: Any) -> UsageFault:
+    return no_gpu(str(error.explanation or error))
+
+
+def no_gpu(said: str) -> UsageFault:
+    """The refusal of ``--gpu`` with the engine's own reason and the remedy."""
+    return UsageFault(f"the engine has no GPU to give: {said}", hint=GPU_HINT)

@@ -1,0 +1,104 @@
+"""The embedded engine: the very same job in a child process of the host's own environment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+from bench.host.engine.base import Ending, Launch, OnLine
+
+ROOT = Path(__file__).resolve().parents[3]
+_STOP_S = 10.0
+
+
+class LocalEngine:
+    """Runs jobs with the Python that runs this."""
+
+    name = "local"
+
+    def run(self, launch: Launch, on_line: OnLine) -> Ending:
+        command = [sys.executable, "-m", "bench.job", str(launch.run_dir / "spec.json")]
+        child = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=_environment(launch),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # Its own group: a Ctrl-C at the terminal reaches the host alone, which then ends
+            # the whole group, the job's children included.
+            start_new_session=True,
+        )
+        try:
+            timed_out = _follow(child, launch.timeout_s, on_line)
+        finally:
+            _end_group(child)
+        if timed_out:
+            return Ending("timeout", detail=f"over {launch.timeout_s:g} s")
+        code = child.returncode
+        if code < 0:
+            return Ending("signal", detail=signal.Signals(-code).name)
+        return Ending("exited", exit_code=code)
+
+
+def _environment(launch: Launch) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "GPT_FRONTEND_STORE": str(launch.store),
+    }
+
+
+def _follow(child: subprocess.Popen[str], timeout_s: float, on_line: OnLine) -> bool:
+    """Give every line on until the child ends; True when ``timeout_s`` ran out first."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    assert child.stdout is not None
+    threading.Thread(target=_pump, args=(child.stdout, lines), daemon=True).start()
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, min(1.0, deadline - time.monotonic())))
+        except queue.Empty:
+            if time.monotonic() >= deadline:
+                return True
+            if child.poll() is not None:  # killed from outside; a child of its holds the pipe
+                return False
+            continue
+        if line is None:
+            child.wait()
+            return False
+        on_line(line)
+
+
+def _pump(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
+    for line in stream:
+        lines.put(line.rstrip("\n"))
+    lines.put(None)
+
+
+def _end_group(child: subprocess.Popen[str]) -> None:
+    """Stop whatever of the child's process group is still there: first asked, then killed."""
+    for number, patience_s in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, _STOP_S)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            child.poll()
+            try:
+                os.killpg(child.pid, 0)
+            except (ProcessLookupError, PermissionError):
+                child.wait()
+                return
+            time.sleep(0.02)

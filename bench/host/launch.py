@@ -1,0 +1,145 @@
+"""One run from spec to published record: the flow that every engine shares."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bench.errors import JobFailed, UsageFault
+from bench.host import git, report, runs
+from bench.host.console import job_progress
+from bench.host.engine.base import Ending, Engine, Launch
+from bench.host.runs import RunDirectory
+from bench.host.store import Store
+from bench.record import ImageRef, JobOutcome, JobSpec, Result, RunRecord
+
+ROOT = Path(__file__).resolve().parents[2]
+_OUTCOME = "outcome.json"
+_SCRATCH = "scratch"
+_TAIL = 15
+
+
+def run(
+    spec: JobSpec, engine: Engine, image: ImageRef | None, out: Path, store: Store
+) -> tuple[RunRecord, Path]:
+    """Run ``spec`` on ``engine`` and publish what came of it under ``out``.
+
+    A job that fails, is killed, times out or is interrupted is published too. A request that
+    could not be met leaves nothing.
+
+    Returns:
+        The record, and the directory it was published in.
+
+    Raises:
+        UsageFault: ``out`` cannot be written, the engine cannot start the job, or the job
+            found its request impossible.
+        JobFailed: it was interrupted; what it had done is published.
+    """
+    directory = runs.create(out, spec)
+    launch = Launch(
+        run_id=directory.run_id,
+        run_dir=directory.path,
+        store=store.root,
+        timeout_s=spec.timeout_s,
+        gpu=spec.device == "cuda" and spec.kind == "bench",  # compiling needs none
+    )
+    try:
+        ending = _follow(engine, launch, directory, f"{spec.kind} {spec.model}")
+    except UsageFault:
+        directory.discard()
+        raise
+    except OSError as error:  # the log cannot be written: the disk is full
+        directory.discard()
+        raise UsageFault(
+            f"the run's files cannot be written: {error}", hint="free space, or name --out DIR"
+        ) from error
+    except KeyboardInterrupt:
+        _, path = _publish(directory, spec, engine, image, "interrupted by the user")
+        raise JobFailed("interrupted", hint=f"what the job had done is kept in {path}") from None
+    outcome = _outcome(directory)
+    if outcome and outcome.fault and outcome.fault.exit_code == UsageFault.exit_code:
+        directory.discard()
+        raise UsageFault(outcome.fault.message, hint=outcome.fault.hint)
+    record, path = _publish(directory, spec, engine, image, _reason(ending, outcome))
+    store.trim()
+    return record, path
+
+
+def log_tail(path: Path) -> list[str]:
+    """The last lines of a published run's log, without the lines that tell progress."""
+    try:
+        lines = (path / runs.LOG).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if not line.startswith("progress ")][-_TAIL:]
+
+
+def _follow(engine: Engine, launch: Launch, directory: RunDirectory, what: str) -> Ending:
+    with directory.log.open("w", encoding="utf-8") as log, job_progress(what) as show:
+
+        def on_line(line: str) -> None:
+            log.write(line + "\n")
+            log.flush()
+            show(line)
+
+        return engine.run(launch, on_line)
+
+
+def _outcome(directory: RunDirectory) -> JobOutcome | None:
+    try:
+        return JobOutcome.model_validate_json((directory.path / _OUTCOME).read_bytes())
+    except (OSError, ValidationError):  # killed before it wrote one
+        return None
+
+
+def _reason(ending: Ending, outcome: JobOutcome | None) -> str | None:
+    """Why the run failed; None where it did not."""
+    if outcome is not None and outcome.finished:
+        if outcome.fault is not None:
+            return outcome.fault.message
+        failed = [result for result in outcome.results if result.status == "failed"]
+        if failed:
+            names = ", ".join(f"{result.backend} ({result.reason})" for result in failed)
+            return f"{len(failed)} of {len(outcome.results)} backends failed: {names}"
+    return None if ending.clean else ending.reason()
+
+
+def _publish(
+    directory: RunDirectory,
+    spec: JobSpec,
+    engine: Engine,
+    image: ImageRef | None,
+    reason: str | None,
+) -> tuple[RunRecord, Path]:
+    outcome = _outcome(directory)
+    results = list(outcome.results) if outcome else []
+    reached = {result.backend for result in results}
+    results += [
+        Result.blank(name, spec).model_copy(
+            update={"status": "skipped", "reason": f"not reached: {reason}"}
+        )
+        for name in spec.backends
+        if name not in reached
+    ]
+    environment = None
+    if outcome:
+        commit, dirty = git.state(ROOT)
+        environment = outcome.environment.model_copy(
+            update={"git_commit": commit, "git_dirty": dirty}
+        )
+    record = RunRecord(
+        run_id=directory.run_id,
+        status="ok" if reason is None else "failed",
+        reason=reason,
+        engine=engine.name,
+        image=image,
+        environment=environment,
+        spec=spec,
+        results=results,
+    )
+    (directory.path / _OUTCOME).unlink(missing_ok=True)
+    (directory.path / f"{_OUTCOME}.partial").unlink(missing_ok=True)
+    shutil.rmtree(directory.path / _SCRATCH, ignore_errors=True)  # a killed job could not
+    return record, directory.publish(record, report.markdown(record))

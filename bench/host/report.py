@@ -1,0 +1,198 @@
+"""Records to what people read: the terminal's table and report.md, from the same rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from bench.catalog import AFTER, BEFORE
+from bench.record import Parity, Result, RunRecord
+
+# Every column in report.md; a terminal of 80 characters has room for those marked.
+_COLUMNS = (
+    ("backend", True),
+    ("role", True),
+    ("median ms", True),
+    ("p10", False),
+    ("p90", False),
+    ("samples", False),
+    ("tokens/s", True),
+    ("speed-up", True),
+    ("compile s", True),
+    ("peak MiB", False),
+    ("max error", True),
+    ("top-1", False),
+)
+_HEADINGS = [name for name, _ in _COLUMNS]
+_LEFT = 2  # so many columns are text
+_ROLE = {BEFORE: "before", AFTER: "after"}
+_NO_VALUE = "-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One backend's cells, as text, and what to mark."""
+
+    cells: tuple[str, ...]
+    status: str
+    note: str | None
+
+
+def rows(record: RunRecord) -> list[Row]:
+    """The table's rows: before, after, then each peer by its latency; failed ones last."""
+    base = _median(next((r for r in record.results if r.backend == BEFORE), None))
+    return [_row(result, base) for result in sorted(record.results, key=_order)]
+
+
+def summary(record: RunRecord) -> str | None:
+    """The one sentence that the run is about; None where before or after is missing."""
+    by_name = {result.backend: result for result in record.results}
+    before, after = _median(by_name.get(BEFORE)), _median(by_name.get(AFTER))
+    if before is None or after is None:
+        return None
+    text = f"before {before:.1f} ms, after {after:.1f} ms: {before / after:.1f}x faster"
+    peers = [
+        (median, result.backend)
+        for result in record.results
+        if result.backend.startswith("torch") and (median := _median(result)) is not None
+    ]
+    if peers:
+        best, name = min(peers)
+        text += f"; the best peer, {name}, takes {best:.1f} ms ({best / after:.2f}x of after)"
+    return text
+
+
+def headline(record: RunRecord) -> str:
+    """What was measured and on what, on one line."""
+    spec = record.spec
+    where = record.environment
+    machine = f"{where.cores} cores, {where.cpu}" if where else "environment unknown"
+    place = f"{record.engine}, {record.image.tag}" if record.image else record.engine
+    device = f"{where.gpu}" if where and where.gpu and spec.device == "cuda" else spec.device
+    return (
+        f"{spec.model} {spec.mode}, batch {spec.batch_size}, {spec.seq_len} tokens, {spec.dtype}, "
+        f"{device} ({machine}; {place})"
+    )
+
+
+def table(record: RunRecord) -> Table:
+    """The record as a table for the terminal. Text from the record is shown inert."""
+    built = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index, (name, on_terminal) in enumerate(_COLUMNS):
+        if on_terminal:
+            built.add_column(name, justify="left" if index < _LEFT else "right", no_wrap=True)
+    for row in rows(record):
+        style = {"failed": "red", "skipped": "dim"}.get(row.status)
+        cells = zip(row.cells, _COLUMNS, strict=True)
+        built.add_row(*(escape(_plain(c)) for c, (_, shown) in cells if shown), style=style)
+    return built
+
+
+def notes(record: RunRecord) -> list[str]:
+    """Why rows have no figure, each with its backend's name."""
+    return [_plain(row.note) for row in rows(record) if row.note]
+
+
+def markdown(record: RunRecord) -> str:
+    """The record as report.md."""
+    lines = [f"# {_inert(record.run_id)}", "", _inert(headline(record)), ""]
+    lines += [
+        f"Status: **{record.status}**" + (f" - {_inert(record.reason)}" if record.reason else "")
+    ]
+    said = summary(record)
+    lines += ["", f"**{said}**"] if said else []
+    if record.results:
+        lines += ["", "| " + " | ".join(_HEADINGS) + " |"]
+        lines += ["|" + "|".join(["---"] * _LEFT + ["---:"] * (len(_COLUMNS) - _LEFT)) + "|"]
+        lines += ["| " + " | ".join(map(_inert, row.cells)) + " |" for row in rows(record)]
+    lines += ["", *(f"- {_inert(note)}" for note in notes(record))]
+    lines += [
+        "",
+        "Latency is one call of the whole batch; tokens/s counts every position; speed-up is "
+        f"against {BEFORE}; * means compiled in an earlier run. Max error is "
+        "the largest absolute error of a logit against the float64 reference; top-1 the share "
+        "of positions with the same most likely token. Raw samples are in record.json.",
+    ]
+    if record.environment:
+        lines += ["", "| environment | |", "|---|---|"]
+        lines += [f"| {key} | {_inert(value)} |" for key, value in environment(record)]
+    return "\n".join(lines) + "\n"
+
+
+def environment(record: RunRecord) -> list[tuple[str, str]]:
+    """What the job ran on, as pairs for people to read."""
+    where = record.environment
+    if where is None:
+        return []
+    pairs = [
+        ("cpu", f"{where.cpu}, {where.cores} cores, {where.memory_mib} MiB"),
+        ("gpu", f"{where.gpu}, driver {where.driver}" if where.gpu else "none"),
+        ("kernel", where.kernel),
+        ("python", where.python),
+        *sorted(where.packages.items()),
+        ("git", f"{where.git_commit}{' (dirty)' if where.git_dirty else ''}"),
+    ]
+    if where.tvm_library:
+        pairs.append(("tvm library", where.tvm_library.build_id))
+    if record.image:
+        pairs.append(("image", f"{record.image.tag} {record.image.digest or record.image.id}"))
+    return pairs
+
+
+def _row(result: Result, base: float | None) -> Row:
+    latency = result.latency_ms
+    figures = (
+        (f"{latency.median:.2f}", f"{latency.p10:.2f}", f"{latency.p90:.2f}", str(len(latency.samples)))
+        if latency
+        else (result.status, *[_NO_VALUE] * 3)
+    )  # fmt: skip
+    cached = "*" if result.compile_cached else ""
+    cells = (
+        result.backend,
+        _ROLE.get(result.backend, "peer" if result.backend.startswith("torch") else ""),
+        *figures,
+        _number(result.tokens_per_s, ".0f"),
+        f"{base / latency.median:.2f}x" if latency and base else _NO_VALUE,
+        _number(result.compile_s, ".1f") + cached,
+        _number(result.peak_memory_mib, ".0f"),
+        *_parity_cells(result.parity),
+    )
+    note = f"{result.backend}: {result.reason}" if result.reason else None
+    return Row(cells, result.status, note)
+
+
+def _parity_cells(parity: Parity | None) -> tuple[str, str]:
+    if parity is None:
+        return _NO_VALUE, _NO_VALUE
+    error = "not finite" if parity.max_abs_err is None else f"{parity.max_abs_err:.1e}"
+    return error, f"{parity.top1_agreement:.1%}"
+
+
+def _order(result: Result) -> tuple[int, float]:
+    rank = {BEFORE: 0, AFTER: 1}.get(result.backend, 2)
+    median = _median(result)
+    return (rank, median) if median is not None else (3, 0.0)
+
+
+def _median(result: Result | None) -> float | None:
+    return result.latency_ms.median if result and result.latency_ms else None
+
+
+def _number(value: float | None, form: str) -> str:
+    return _NO_VALUE if value is None else format(value, form)
+
+
+def _plain(text: str) -> str:
+    """Without control characters: a record may come from anywhere, a terminal obeys them."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _inert(text: str) -> str:
+    """As Markdown text: no table cell broken, no markup or HTML."""
+    plain = _plain(text)
+    for character in "\\`*_<>|[]":
+        plain = plain.replace(character, f"\\{character}")
+    return plain

@@ -1,0 +1,223 @@
+"""The run directory: created as ``<run-id>.partial``, published by one rename, listed, found.
+
+A directory without ``.partial`` is complete: spec.json, record.json, job.log, report.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import UsageFault
+from bench.record import SCHEMA_VERSION, JobSpec, RunRecord
+
+PARTIAL = ".partial"
+RECORD = "record.json"
+SPEC = "spec.json"
+LOG = "job.log"
+REPORT = "report.md"
+_OWNER = "owner.json"
+_LEAST_FREE_MIB = 64  # a record is some 100 KiB, the reference of a small job some 10 MiB
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run that is under way, in its partial directory."""
+
+    run_id: str
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        return self.path / LOG
+
+    def publish(self, record: RunRecord, report: str) -> Path:
+        """Write the record and the report, and make the run visible by one rename.
+
+        Raises:
+            UsageFault: the disk is full or not writable; nothing is left behind.
+        """
+        published = self.path.with_name(self.run_id)
+        try:
+            _write_durably(self.path / RECORD, to_json(record))
+            _write_durably(self.path / REPORT, report)
+            (self.path / _OWNER).unlink(missing_ok=True)
+            self.path.rename(published)
+        except OSError as error:
+            self.discard()
+            raise _cannot_write(self.path.parent, error) from error
+        return published
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def create(out: Path, spec: JobSpec) -> RunDirectory:
+    """A new partial run directory under ``out`` with its spec.json.
+
+    Raises:
+        UsageFault: ``out`` cannot be written or is full.
+    """
+    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
+    run_id = f"{stamp}-{spec.model}-{spec.kind}-{secrets.token_hex(2)}"
+    path = out.absolute() / f"{run_id}{PARTIAL}"
+    made_out = not out.exists()
+    try:
+        path.mkdir(parents=True)
+        free_mib = shutil.disk_usage(path).free // 2**20
+        if free_mib < _LEAST_FREE_MIB:
+            raise OSError(f"only {free_mib} MiB are free, {_LEAST_FREE_MIB} are needed")
+        (path / _OWNER).write_text(json.dumps({"pid": os.getpid(), "start": _start_of("self")}))
+        _write_durably(path / SPEC, to_json(spec))
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        if made_out:
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        raise _cannot_write(out, error) from error
+    return RunDirectory(run_id, path)
+
+
+def read_record(path: Path) -> RunRecord:
+    """The record at ``path``, validated.
+
+    Raises:
+        UsageFault: missing, damaged (the line is named), or of a newer schema.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageFault(f"cannot read {path}: {error}", hint="invoke results") from error
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _damaged(path, error.lineno, error.msg) from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise UsageFault(
+            f"{path} has schema_version {version}; this version reads up to {SCHEMA_VERSION}",
+            hint="update gpt-frontend: git pull",
+        )
+    try:
+        return RunRecord.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        line = _line_of(text, first["loc"])
+        raise _damaged(path, line, f"{where or 'record'}: {first['msg']}") from error
+
+
+def listed(out: Path) -> Iterator[Path]:
+    """The published run directories under ``out``, oldest first."""
+    if not out.is_dir():
+        return
+    for path in sorted(out.iterdir()):
+        if path.is_dir() and path.suffix != PARTIAL and (path / RECORD).is_file():
+            yield path
+
+
+def find(out: Path, run: str) -> Path:
+    """The published run called ``run``: its id, an unambiguous part of it, ``last``, or a path.
+
+    Raises:
+        UsageFault: none or several fit.
+    """
+    if (Path(run) / RECORD).is_file():
+        return Path(run)
+    known = list(listed(out))
+    fits = known[-1:] if run == "last" else [path for path in known if run in path.name]
+    exact = [path for path in fits if path.name == run]
+    if len(exact or fits) == 1:
+        return (exact or fits)[0]
+    problem = f"'{run}' fits {len(fits)} runs" if fits else f"no run '{run}' under {out}/"
+    raise UsageFault(problem, hint="`invoke results` lists them; `last` names the newest")
+
+
+def check_writable(out: Path) -> None:
+    """Refuse ``out`` before an image is built for nothing; leaves nothing behind.
+
+    Raises:
+        UsageFault: ``out``, or the nearest directory above it that is there, is not writable.
+    """
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise _cannot_write(out, NotADirectoryError(20, "not a directory"))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _cannot_write(out, PermissionError(13, "permission denied"))
+    if shutil.disk_usage(nearest).free < _LEAST_FREE_MIB * 2**20:
+        raise _cannot_write(out, OSError(f"less than {_LEAST_FREE_MIB} MiB are free"))
+
+
+def remove_stale(path: Path) -> None:
+    """Remove an abandoned partial directory."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def stale(out: Path) -> Iterator[Path]:
+    """Partial directories whose host process is gone (killed, or the machine went down)."""
+    if not out.is_dir():
+        return
+    for path in sorted(out.glob(f"*{PARTIAL}")):
+        if not _owner_alive(path):
+            yield path
+
+
+def to_json(model: BaseModel) -> str:
+    """``model`` as indented JSON: for people to read and for errors to name a line of."""
+    return model.model_dump_json(indent=2) + "\n"
+
+
+def _owner_alive(path: Path) -> bool:
+    try:
+        owner = json.loads((path / _OWNER).read_text())
+        return bool(_start_of(str(int(owner["pid"]))) == owner["start"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _start_of(pid: str) -> str:
+    """When the process started, in ticks since boot: tells it from a later one of its pid."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return stat.rsplit(")", 1)[1].split()[19]
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _line_of(text: str, location: tuple[int | str, ...]) -> int:
+    """The line of the innermost key of ``location`` that stands in ``text``."""
+    position = 0
+    for part in location:
+        found = re.compile(rf'"{re.escape(str(part))}"\s*:').search(text, position)
+        if isinstance(part, str) and found:
+            position = found.start()
+    return text.count("\n", 0, position) + 1
+
+
+def _damaged(path: Path, line: int, what: str) -> UsageFault:
+    return UsageFault(
+        f"{path}, line {line}: {what}",
+        hint="the file is damaged or edited; remove its directory, or run the job again",
+    )
+
+
+def _cannot_write(out: Path, error: OSError) -> UsageFault:
+    return UsageFault(
+        f"cannot write to {out}: {error.strerror or error}",
+        hint="name a directory you may write, with free space: --out DIR",
+    )

@@ -1,0 +1,202 @@
+"""What each verb does, in a few lines: the pieces put together, and the words to the user."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from bench.catalog import AFTER, BEFORE
+from bench.errors import BenchError, JobFailed, UsageFault
+from bench.host import base_image as base_images
+from bench.host import choose, image, launch, pins, report, runs
+from bench.host import doctor as examination
+from bench.host.console import ERR, OUT, working
+from bench.host.engine import docker, endpoint
+from bench.host.store import Store
+from bench.record import JobSpec, RunRecord
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+ROOT = launch.ROOT
+GIB = 2**30
+
+
+def run_job(spec: JobSpec, engine: str, profile: str | None, out: Path) -> None:
+    """Choose an engine, run the spec on it, print what came of it.
+
+    Raises:
+        UsageFault: the request cannot be met.
+        JobFailed: the job ran and failed; its run is published all the same.
+    """
+    store = Store.of(os.environ)
+    pinned = pins.load()
+    gpu = spec.device == "cuda" and spec.kind == "bench"
+    if spec.device == "cuda" and profile is None:
+        profile = pinned.defaults.gpu_profile
+    runs.check_writable(out)
+    chosen = choose.choose(engine, profile, gpu, pinned)
+    ERR.print(f"{chosen.engine.name}: {chosen.why}", style="dim", markup=False)
+    record, path = launch.run(spec, chosen.engine, chosen.image, out, store)
+    _print_run(record)
+    OUT.print(f"kept in {path}", markup=False, soft_wrap=True)
+    if record.status == "failed":
+        raise _failed(record, path)
+
+
+def _failed(record: RunRecord, path: Path) -> JobFailed:
+    tail = launch.log_tail(path)
+    shown = "".join(f"\n  | {line}" for line in tail)
+    log = path / runs.LOG
+    return JobFailed(f"the job failed: {record.reason}{shown}", hint=f"the whole log is {log}")
+
+
+def _print_run(record: RunRecord) -> None:
+    OUT.print(report.headline(record), markup=False)
+    if record.spec.kind == "compile":
+        for result in record.results:
+            state = "found" if result.compile_cached else "compiled"
+            done = f"{state}, {result.compile_s:.1f} s" if result.compile_s else result.reason
+            OUT.print(f"{result.backend}: {done}  {result.artefact or ''}", markup=False)
+        return
+    OUT.print(report.table(record))
+    for note in report.notes(record):
+        OUT.print(note, markup=False, soft_wrap=True)
+    said = report.summary(record)
+    if said:
+        OUT.print(said, style="bold", markup=False)
+
+
+def build_image(
+    profile: str | None, base: str | None, wheelhouse: str | None, *, no_cache: bool, dry_run: bool
+) -> None:
+    """Build the image of a profile, or find it, and say which."""
+    pinned = pins.load()
+    where = endpoint.find_endpoint(os.environ)
+    client = endpoint.connect(where, os.environ)
+    request = image.BuildRequest(
+        profile=profile,
+        base=base,
+        wheelhouse=Path(wheelhouse) if wheelhouse else None,
+        no_cache=no_cache,
+    )
+    raise NotImplementedError((pinned, client, request, dry_run))
+
+
+def base_image(suite: str | None) -> None:
+    """Make the base image for machines without a registry."""
+    with working("base image") as say:
+        made = base_images.make(endpoint.find_endpoint(os.environ), suite, say)
+    OUT.print(f"{made}: `invoke build-image --profile cpu` builds on it", markup=False)
+
+
+def list_runs(out: Path) -> None:
+    """One line a run, oldest first; a damaged record is named and skipped."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("run", "status", "engine", "before ms", "after ms", "speed-up"):
+        table.add_column(name, overflow="fold")
+    damaged = []
+    for path in runs.listed(out):
+        try:
+            record = runs.read_record(path / runs.RECORD)
+        except UsageFault as error:
+            damaged.append(error.message)
+            continue
+        table.add_row(*(escape(cell) for cell in _run_cells(record)))
+    if not table.row_count and not damaged:
+        OUT.print(f"no runs under {out}/ yet: invoke bench", markup=False)
+        return
+    OUT.print(table)
+    for message in damaged:
+        ERR.print(f"skipped: {message}", markup=False)
+
+
+def _run_cells(record: RunRecord) -> tuple[str, ...]:
+    medians = {r.backend: r.latency_ms.median for r in record.results if r.latency_ms}
+    before, after = medians.get(BEFORE), medians.get(AFTER)
+    return (
+        record.run_id,
+        record.status,
+        record.engine,
+        f"{before:.1f}" if before else "-",
+        f"{after:.1f}" if after else "-",
+        f"{before / after:.1f}x" if before and after else "-",
+    )
+
+
+def show_run(run: str, out: Path) -> None:
+    """Print one run in full."""
+    path = runs.find(out, run)
+    record = runs.read_record(path / runs.RECORD)
+    _print_run(record)
+    for key, value in report.environment(record):
+        OUT.print(f"  {key}: {value}", markup=False, soft_wrap=True)
+    OUT.print(f"{record.status}: {record.reason or path}", markup=False, soft_wrap=True)
+
+
+def shell(profile: str | None) -> None:
+    """Replace this process by a shell in the image."""
+    if not sys.stdin.isatty():
+        raise UsageFault("a shell needs a terminal", hint="run it from an interactive session")
+    pinned = pins.load()
+    where = endpoint.find_endpoint(os.environ)
+    client = endpoint.connect(where, os.environ)
+    reference = choose.ensure_image(profile or pinned.defaults.profile, where, client, pinned)
+    who = docker.identity(client.info().get("SecurityOptions") or [], os.environ)
+    command = ["docker", "run", "--rm", "-it", "--init", "--user", who.user]
+    command += ["--userns", who.userns_mode] if who.userns_mode else []
+    command += ["--tmpfs", "/tmp:exec,mode=1777", "-v", f"{ROOT}:/workspace", "-w", "/workspace"]
+    for name, value in docker.container_environment().items():
+        command += ["--env", f"{name}={value}"]
+    command += ["--env", "GPT_FRONTEND_STORE=/tmp/store", reference.id, "bash"]
+    os.execvpe("docker", command, {**os.environ, "DOCKER_HOST": where.url})
+
+
+def doctor(*, as_json: bool) -> None:
+    """Print the findings.
+
+    Raises:
+        JobFailed: something blocks even the local engine.
+    """
+    with working("doctor"):
+        findings = examination.examine()
+    if as_json:
+        print(json.dumps(examination.as_data(findings), indent=2))
+    else:
+        OUT.print(examination.table(findings))
+    blocking = [finding for finding in findings if finding.level == "blocks"]
+    if blocking:
+        names = ", ".join(finding.check for finding in blocking)
+        raise JobFailed(f"jobs cannot run here: {names}", hint=blocking[0].remedy)
+
+
+def clean(out: Path, *, images: bool) -> None:
+    """Remove what can be made again; results stay."""
+    freed = Store.of(os.environ).clear()
+    OUT.print(f"artefact store: {freed / GIB:.2f} GiB freed")
+    for path in runs.stale(out):
+        runs.remove_stale(path)
+        OUT.print(f"abandoned run removed: {path.name}", markup=False)
+    try:
+        client = endpoint.connect(endpoint.find_endpoint(os.environ), os.environ)
+    except BenchError:
+        return  # no engine: nothing of ours can be in it
+    _clean_engine(client, images)
+
+
+def _clean_engine(client: DockerClient, images: bool) -> None:
+    for container in client.containers.list(
+        all=True, filters={"label": docker.RUN_LABEL, "status": ["created", "exited", "dead"]}
+    ):
+        container.remove(force=True)
+        OUT.print(f"container removed: {container.name}", markup=False)
+    if images:
+        for tag in image.remove_all(client):
+            OUT.print(f"image removed: {tag}", markup=False)

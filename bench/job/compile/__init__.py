@@ -1,0 +1,11 @@
+"""A PyTorch module, through torch.export and Relax, to a shared library and its parameters.
+
+    importer    torch.nn.Module -> Relax module and parameters
+    pipelines   Relax module -> lowered module: "none", "default", "optimized"
+    schedules/  the kernels of "optimized", one operator family a file
+    build       lowered module -> shared library; the library loaded again
+    target      the machine that the code is for
+    api         the only module that knows how this version of TVM spells things
+
+Importing this package imports neither torch nor tvm.
+"""

@@ -1,0 +1,133 @@
+"""A module to a shared library with its parameters, and such a library loaded again."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.errors import UsageFault
+from bench.job.compile import api, cudacc
+from bench.job.compile.importer import import_module
+from bench.job.compile.library import tvm_build_id, tvm_library_path
+from bench.job.compile.pipelines import pipeline as find_pipeline
+from bench.job.compile.target import CompileTarget
+
+__all__ = [
+    "Compiled",
+    "Loaded",
+    "compile_module",
+    "load",
+    "sources_digest",
+    "tvm_build_id",
+    "tvm_library_path",
+]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Code, and the parameters in the layout that the code expects them in.
+
+    ``compile_s`` is the time from the PyTorch module to machine code, in seconds.
+    """
+
+    executable: Any  # tvm.relax.VMExecutable
+    params: list[np.ndarray]
+    compile_s: float
+
+    def export_library(self, path: Path) -> None:
+        """Write the code as a shared library.
+
+        Raises:
+            UsageFault: there is no C++ compiler to link it with.
+        """
+        if api.cxx_compiler() is None:
+            raise UsageFault(
+                "no C++ compiler found to link the library with",
+                hint="install one, as with: apt-get install g++",
+            )
+        self.executable.export_library(str(path))
+
+
+def compile_module(
+    module: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    pipeline: str,
+    target: CompileTarget,
+) -> Compiled:
+    """``module`` compiled for the shapes of ``example``.
+
+    Raises:
+        UsageFault: unknown pipeline, a type that is not supported, or a GPU target without
+            a CUDA compiler.
+    """
+    chosen = find_pipeline(pipeline)
+    start = time.perf_counter()
+    with cudacc.compiler_for(target):
+        imported = import_module(module, example)
+        lowered = chosen.apply(imported.mod, target)
+        executable = api.compile_lowered(lowered, target.tvm())
+    return Compiled(executable, imported.params, time.perf_counter() - start)
+
+
+class Loaded:
+    """A compiled model on a device, its parameters there already."""
+
+    def __init__(self, module: Any, params: Sequence[np.ndarray], device: str) -> None:
+        self._device = api.device(device)
+        self._vm = api.virtual_machine(module, self._device)
+        self._params = [api.tensor(param, self._device) for param in params]
+        self._main = self._vm["main"]
+
+    def prepare(self, tokens: np.ndarray) -> Any:
+        """Token indices (B, T), int64, copied to the device."""
+        return api.tensor(tokens.astype(np.int64, copy=False), self._device)
+
+    def run(self, tokens_tvm: Any) -> Any:
+        """Logits (B, T, V) on the device, for what ``prepare`` returned.
+
+        On a GPU the call returns before the work is done: see ``synchronize``.
+        """
+        out = self._main(tokens_tvm, *self._params)
+        return out if hasattr(out, "numpy") else out[0]
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+        self._device.sync()
+
+    def __call__(self, tokens: np.ndarray) -> np.ndarray:
+        """Token indices (B, T), int64, to logits (B, T, V), float32."""
+        out = self.run(self.prepare(tokens))
+        self.synchronize()
+        logits: np.ndarray = out.numpy()
+        return logits
+
+
+def load(library: Path, params: Sequence[np.ndarray], device: str) -> Loaded:
+    """The model in ``library`` on ``device`` ("cpu" or "cuda").
+
+    Raises:
+        UsageFault: the library is missing, or TVM sees no such device.
+    """
+    if not library.is_file():
+        raise UsageFault(f"no library at '{library}'", hint="compile the model first")
+    if not api.device(device).exist:
+        raise UsageFault(f"TVM sees no '{device}' device", hint="run: invoke doctor")
+    return Loaded(api.load_library(str(library)), params, device)
+
+
+def sources_digest() -> str:
+    """The sha256 of everything in this project that decides what code comes out."""
+    job = Path(__file__).resolve().parent.parent
+    files = sorted([*(job / "compile").rglob("*.py"), job / "gpt.py"])
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(job).as_posix()}\0{file.stat().st_size}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

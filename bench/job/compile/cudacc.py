@@ -1,0 +1,51 @@
+"""Which CUDA compiler TVM is told to use."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+
+from bench.errors import UsageFault
+from bench.job.compile.target import CompileTarget
+
+# TVM asks for its choice of compiler through the environment alone.
+_MODE = "TVM_CUDA_COMPILE_MODE"
+
+
+def find_compiler() -> str:
+    """ "nvcc" or "nvrtc": the first that is installed.
+
+    Raises:
+        UsageFault: neither is.
+    """
+    if shutil.which("nvcc"):
+        return "nvcc"
+    # find_spec of a submodule imports its parents: ask for them one at a time.
+    if importlib.util.find_spec("cuda") and importlib.util.find_spec("cuda.bindings"):
+        return "nvrtc"
+    raise UsageFault(
+        "no CUDA compiler found: neither nvcc nor NVRTC",
+        hint="install the CUDA toolkit and put nvcc on PATH, or: pip install 'apache-tvm[cuda]'",
+    )
+
+
+@contextlib.contextmanager
+def compiler_for(target: CompileTarget) -> Iterator[None]:
+    """TVM set to a CUDA compiler that is there, if ``target`` needs one.
+
+    Raises:
+        UsageFault: it needs one and there is none.
+    """
+    if target.kind != "cuda":
+        yield
+        return
+    before = os.environ.get(_MODE)
+    os.environ[_MODE] = before or find_compiler()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_MODE]

@@ -1,0 +1,143 @@
+"""The machine that code is generated for, said exactly enough to be part of a cache key."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UsageFault
+
+# Compute capabilities of NVIDIA GPUs from Pascal to Blackwell. A suffix "a" or "f" selects
+# the features of one architecture or family.
+CUDA_ARCHS = [
+    "sm_60",
+    "sm_61",
+    "sm_62",
+    "sm_70",
+    "sm_72",
+    "sm_75",
+    "sm_80",
+    "sm_86",
+    "sm_87",
+    "sm_89",
+    "sm_90",
+    "sm_90a",
+    "sm_100",
+    "sm_100a",
+    "sm_101",
+    "sm_101a",
+    "sm_103",
+    "sm_103a",
+    "sm_110",
+    "sm_110a",
+    "sm_120",
+    "sm_120a",
+    "sm_121",
+    "sm_121a",
+]
+
+_VECTOR_FEATURES = ("avx512f", "avx2", "fma", "sse4.2")
+
+
+@dataclass(frozen=True)
+class CompileTarget:
+    """What code is generated for.
+
+    ``mcpu`` is the CPU as LLVM names it (the host's CPU for a CUDA target), ``features`` its
+    vector extensions, ``cores`` the threads that the code is planned for, ``arch`` the GPU's
+    compute capability ("sm_90") or None.
+    """
+
+    kind: str
+    mcpu: str
+    features: tuple[str, ...]
+    cores: int
+    arch: str | None = None
+
+    @property
+    def lanes(self) -> int:
+        """How many float32 fit in a vector register of the CPU."""
+        if "avx512f" in self.features:
+            return 16
+        return 8 if "avx2" in self.features else 4
+
+    @property
+    def registers(self) -> int:
+        """How many vector registers the CPU has."""
+        return 32 if "avx512f" in self.features else 16
+
+    def to_dict(self) -> dict[str, object]:
+        """The same, as JSON holds it."""
+        return {**asdict(self), "features": list(self.features)}
+
+    def tvm(self) -> Any:
+        """The same as a ``tvm.target.Target``."""
+        from bench.job.compile import api
+
+        cpu = {"kind": "llvm", "mcpu": self.mcpu, "num-cores": self.cores}
+        if self.kind == "cuda":
+            return api.make_target({"kind": "cuda", "arch": self.arch, "host": cpu})
+        return api.make_target({"keys": ["cpu"], **cpu})
+
+
+def detect_cpu(cores: int | None = None) -> CompileTarget:
+    """This machine's CPU, as the LLVM inside TVM knows it.
+
+    Args:
+        cores: threads to plan for; by default the cores this process may use.
+
+    Raises:
+        UsageFault: ``cores`` is below one.
+    """
+    from bench.job.compile import api
+
+    if cores is not None and cores < 1:
+        raise UsageFault(f"cores must be at least 1, not {cores}", hint="leave it out to detect")
+    name = api.host_cpu()
+    known = api.known_cpus()
+    # An LLVM older than the CPU reports a name that it has no code generator for, or "generic".
+    mcpu = name if name in known and name != "generic" else _baseline(known)
+    features = tuple(f for f in _VECTOR_FEATURES if api.cpu_has_feature(f, mcpu))
+    return CompileTarget("llvm", mcpu, features, cores or available_cores())
+
+
+def cuda(arch: str) -> CompileTarget:
+    """A GPU of compute capability ``arch``, with this machine's CPU as its host.
+
+    Raises:
+        UsageFault: there is no such architecture.
+    """
+    if arch not in CUDA_ARCHS:
+        raise UsageFault(
+            f"unknown GPU architecture '{arch}'", hint=f"choose one of: {', '.join(CUDA_ARCHS)}"
+        )
+    host = detect_cpu()
+    return CompileTarget("cuda", host.mcpu, host.features, host.cores, arch)
+
+
+def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """The cores this process may run on, or fewer where a cgroup quota allows less time."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _cgroup_quota(cgroup)
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    """CPU time a second that the cgroup grants, in seconds; None without a limit."""
+    try:
+        if (root / "cpu.max").exists():  # version 2
+            quota, period = (root / "cpu.max").read_text().split()
+        else:  # version 1
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+        return None if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _baseline(known: frozenset[str]) -> str:
+    """The oldest CPU that any machine of this architecture is at least as good as."""
+    return "x86-64" if "x86-64" in known else "generic"

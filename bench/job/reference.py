@@ -1,0 +1,106 @@
+"""The float64 reference that every backend is gated against, and the gate itself.
+
+The reference runs layer by layer: one block at a time is widened to float64 and dropped again,
+so that a model too big to hold twice has a reference too. Its logits are written to disk as
+memory-mapped arrays, one for every gated call.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bench.job import gpt
+from bench.record import JobSpec, Parity
+
+# A wrong import can give different garbage each time (an out-of-bounds take does), so that one
+# call may pass by luck.
+CALLS = 3
+NAME = "float64, layer by layer"
+# Largest |error| allowed, over the largest |reference logit|. float32 rounding through twelve
+# layers gives about 1e-6; vectorised tanh and exp approximations up to 1e-4.
+TOLERANCE = {"float32": 1e-3}
+TOP1_LEAST = 0.99
+_HEAD_ROWS = 8192  # vocabulary rows widened at once: 8192 x 1600 float64 is 105 MB
+
+
+def gated_tokens(spec: JobSpec, call: int) -> torch.Tensor:
+    """The inputs (B, T) of gated call ``call``: fresh for each call, the same for each backend."""
+    config = gpt.preset(spec.model)
+    return gpt.tokens_for(config, spec.batch_size, spec.seq_len, spec.seed + 1 + call)
+
+
+def logits_float64(model: gpt.GPT, tokens: torch.Tensor, out: np.ndarray) -> None:
+    """Write the logits (B, T, V) of ``model`` for ``tokens`` (B, T) into ``out``, float64."""
+    with torch.no_grad():
+        position = torch.arange(tokens.shape[1])
+        x = F.embedding(tokens, model.wte.weight).double()  # (B, T, C)
+        x = x + F.embedding(position, model.wpe.weight).double()  # (B, T, C)
+        for block in model.h:
+            x = copy.deepcopy(block).double()(x)
+        x = copy.deepcopy(model.ln_f).double()(x)
+        for first in range(0, model.config.vocab_size, _HEAD_ROWS):
+            rows = model.wte.weight[first : first + _HEAD_ROWS].double()  # (v, C)
+            out[..., first : first + _HEAD_ROWS] = F.linear(x, rows).numpy()
+
+
+def write(spec: JobSpec, model: gpt.GPT, directory: Path) -> None:
+    """Write the reference of every gated call under ``directory``."""
+    for call in range(CALLS):
+        tokens = gated_tokens(spec, call)
+        shape = (*tokens.shape, model.config.vocab_size)
+        out = np.lib.format.open_memmap(
+            _path(directory, call), mode="w+", dtype=np.float64, shape=shape
+        )
+        logits_float64(model, tokens, out)
+        out.flush()
+
+
+def gate(spec: JobSpec, logits_of: Callable[[torch.Tensor], np.ndarray], directory: Path) -> Parity:
+    """Call the backend on each gated input and compare it with the reference.
+
+    Args:
+        logits_of: tokens (B, T) to logits (B, T, V), any float type, on the host.
+        directory: where ``write`` left the reference.
+    """
+    worst_abs = 0.0
+    largest = 0.0
+    agreed = total = 0
+    for call in range(CALLS):
+        got = logits_of(gated_tokens(spec, call))
+        want = np.load(_path(directory, call), mmap_mode="r")
+        if got.shape != want.shape:
+            raise ValueError(f"logits have shape {got.shape}, the reference {want.shape}")
+        for row_got, row_want in zip(
+            got.reshape(-1, got.shape[-1]), want.reshape(-1, want.shape[-1]), strict=True
+        ):  # one position at a time: no second copy of the logits
+            error = float(np.max(np.abs(row_got.astype(np.float64) - row_want)))
+            worst_abs = float(np.maximum(worst_abs, error))  # unlike max(), lets a NaN win
+            largest = max(largest, float(np.max(np.abs(row_want))))
+            agreed += int(np.argmax(row_got) == np.argmax(row_want))
+            total += 1
+    relative = worst_abs / largest
+    tolerance = TOLERANCE[spec.dtype]
+    top1 = agreed / total
+    return Parity(
+        reference=NAME,
+        max_abs_err=_finite(worst_abs),
+        max_rel_err=_finite(relative),
+        top1_agreement=top1,
+        passed=bool(relative <= tolerance and top1 >= TOP1_LEAST),
+        tolerance=tolerance,
+        calls=CALLS,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _path(directory: Path, call: int) -> Path:
+    return directory / f"reference-{call}.npy"

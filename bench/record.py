@@ -1,0 +1,262 @@
+"""What crosses between the host and the job: a spec goes in, an outcome comes back.
+
+The host joins the outcome with what only it knows (run id, engine, image, git state) into a
+``RunRecord``, the file ``record.json``. All are versioned, validated when read, and carry their
+units in their names. Records ignore keys they do not know, so that a later version may add
+optional ones under the same ``schema_version``; a spec refuses them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from bench.catalog import BACKENDS, DTYPES, MODELS, MODES
+
+SCHEMA_VERSION = 1
+MIN_SAMPLES = 10  # fewer cannot carry a p10 and a p90
+
+Status = Literal["ok", "failed"]
+RowStatus = Literal["ok", "failed", "skipped"]
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class JobSpec(_Spec):
+    """Everything a job depends on. The same spec in the same image gives the same record."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["bench", "compile"] = "bench"
+    model: str = "gpt2"
+    mode: str = "prefill"
+    device: Literal["cpu", "cuda"] = "cpu"
+    batch_size: Count = 1
+    seq_len: Count = 64
+    dtype: str = "float32"
+    backends: tuple[str, ...] = Field(default=tuple(BACKENDS), min_length=1)
+    repeats: Annotated[int, Field(ge=MIN_SAMPLES, le=100_000)] | None = Field(
+        default=None,
+        description="samples per backend; null takes at least 10, for at least 3 s, at most 100",
+    )
+    threads: Count | None = Field(default=None, description="null takes every core the job sees")
+    cuda_arch: str | None = Field(
+        default=None, pattern=r"^sm_\d{2,3}a?$", description="null asks the GPU itself"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+
+    @field_validator("model", "mode", "dtype")
+    @classmethod
+    def _known(cls, value: str, info: Any) -> str:
+        known = {"model": tuple(MODELS), "mode": MODES, "dtype": DTYPES}[info.field_name]
+        if value not in known:
+            raise ValueError(f"unknown {info.field_name} '{value}'; choose one of: {_join(known)}")
+        return value
+
+    @field_validator("backends")
+    @classmethod
+    def _known_backends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in BACKENDS:
+                raise ValueError(f"unknown backend '{name}'; choose from: {_join(BACKENDS)}")
+        if len(set(value)) != len(value):
+            raise ValueError("a backend is named twice")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> JobSpec:
+        block = MODELS[self.model].block_size
+        if self.seq_len > block:
+            raise ValueError(
+                f"seq_len {self.seq_len} is over the block size of {self.model}; "
+                f"choose 1 to {block}"
+            )
+        if self.cuda_arch and self.device != "cuda":
+            raise ValueError("cuda_arch is set but the device is cpu; choose device cuda")
+        return self
+
+
+class Latency(_Record):
+    """Milliseconds for one call of the whole batch. ``samples`` are raw, in the order taken."""
+
+    samples: list[Milliseconds] = Field(min_length=1)
+    median: Milliseconds
+    p10: Milliseconds
+    p90: Milliseconds
+    min: Milliseconds
+
+    @classmethod
+    def of(cls, samples: list[float]) -> Latency:
+        """Summarise raw samples. Percentiles interpolate linearly, as numpy.percentile does."""
+        tenths = (
+            statistics.quantiles(samples, n=10, method="inclusive")
+            if len(samples) > 1
+            else samples * 9
+        )
+        return cls(
+            samples=samples,
+            median=statistics.median(samples),
+            p10=tenths[0],
+            p90=tenths[-1],
+            min=min(samples),
+        )
+
+    @model_validator(mode="after")
+    def _summary_belongs_to_samples(self) -> Latency:
+        # A summary edited by hand, or samples cut short, must not pass for a measurement.
+        if not math.isclose(self.median, statistics.median(self.samples), rel_tol=1e-9):
+            raise ValueError("median is not the median of samples")
+        if self.min != min(self.samples):
+            raise ValueError("min is not the least of samples")
+        return self
+
+
+class Parity(_Record):
+    """How far a backend's logits are from the float64 reference, over every gated call.
+
+    ``max_abs_err`` is in logits; ``max_rel_err`` is that over the largest absolute reference
+    logit; ``top1_agreement`` is the share of positions with the same most likely token. An
+    error that is not a finite number is null.
+    """
+
+    reference: str
+    max_abs_err: float | None
+    max_rel_err: float | None
+    top1_agreement: Annotated[float, Field(ge=0, le=1)]
+    passed: bool
+    tolerance: float | None = None
+    calls: int | None = None
+
+
+class Result(_Record):
+    """One backend's row. No latency stands in a row whose parity did not pass."""
+
+    backend: str
+    model: str
+    mode: str
+    device: str
+    batch_size: Count
+    seq_len: Count
+    dtype: str
+    status: RowStatus
+    reason: str | None = None
+    compile_s: Annotated[float, Field(ge=0)] | None = None
+    compile_cached: bool | None = None
+    latency_ms: Latency | None = None
+    tokens_per_s: Annotated[float, Field(ge=0)] | None = None
+    peak_memory_mib: Annotated[float, Field(ge=0)] | None = None
+    parity: Parity | None = None
+    threads: int | None = None
+    target: dict[str, Any] | None = None
+    artefact: str | None = None
+
+    @classmethod
+    def blank(cls, backend: str, spec: JobSpec) -> Result:
+        """The row of ``backend`` with what the spec says of it, and nothing measured."""
+        return cls(
+            backend=backend,
+            model=spec.model,
+            mode=spec.mode,
+            device=spec.device,
+            batch_size=spec.batch_size,
+            seq_len=spec.seq_len,
+            dtype=spec.dtype,
+            status="ok",
+        )
+
+    @model_validator(mode="after")
+    def _no_latency_without_parity(self) -> Result:
+        gated = self.status == "ok" and self.parity is not None and self.parity.passed
+        if self.latency_ms is not None and not gated:
+            raise ValueError("latency_ms stands beside a parity that did not pass")
+        return self
+
+
+class TvmLibrary(_Record):
+    """The TVM library that was mapped into the measured process, as the kernel names it.
+
+    ``build_id`` is TVM's version with the ELF build id, or the sha256 where it has none.
+    """
+
+    path: str
+    build_id: str
+
+
+class Environment(_Record):
+    """Where the job ran, seen from inside it. ``memory_mib`` is what the job may use."""
+
+    cpu: str
+    cores: int
+    memory_mib: int
+    gpu: str | None = None
+    driver: str | None = None
+    kernel: str
+    python: str
+    packages: dict[str, str]
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    tvm_library: TvmLibrary | None = None
+
+
+class Fault(_Record):
+    """An expected failure inside the job, carried to the user by the host."""
+
+    message: str
+    hint: str | None = None
+    exit_code: int = 1
+
+
+class StepReport(_Record):
+    """What one step of a job, in its own process, tells the job."""
+
+    result: Result | None = None
+    fault: Fault | None = None
+    tvm_library: TvmLibrary | None = None
+
+
+class JobOutcome(_Record):
+    """What the job hands back; rewritten after every backend, so that a kill loses one row."""
+
+    schema_version: Literal[1] = 1
+    environment: Environment
+    results: list[Result] = []
+    fault: Fault | None = None
+    finished: bool = False
+
+
+class ImageRef(_Record):
+    """The image a job ran in. ``id`` is the engine's, ``digest`` that of the manifest."""
+
+    id: str
+    digest: str | None
+    tag: str
+    labels: dict[str, str]
+
+
+class RunRecord(_Record):
+    """``record.json``: one run, whole."""
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    status: Status
+    reason: str | None
+    engine: str
+    image: ImageRef | None
+    environment: Environment | None
+    spec: JobSpec
+    results: list[Result]
+
+
+def _join(names: Any) -> str:
+    return ", ".join(names)

@@ -1,0 +1,243 @@
+"""The verbs. Thin: parse, call bench.host, print. `invoke --list` and `--help` teach them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parent
+
+
+def _stop(message: str, hint: str | None, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    sys.exit(code)
+
+
+# Written by `make setup` and by the image's build: what runs here is what the locks say.
+if not (Path(sys.prefix) / ".gpt-frontend-lock").is_file():
+    _stop(f"this Python ({sys.prefix}) was not set up for gpt-frontend", "make setup", 2)
+
+from invoke import Context, task  # noqa: E402
+
+from bench.errors import BenchError  # noqa: E402
+
+_JOB_HELP = {
+    "engine": "auto (default), docker or local; auto takes docker where an engine answers",
+    "profile": "the image's profile in docker/pins.toml (default: cpu)",
+    "model": "gpt-nano, gpt2 (default), gpt2-medium, gpt2-large or gpt2-xl",
+    "mode": "prefill (default): all positions of a prompt in one call",
+    "batch-size": "sequences in one call (default: 1)",
+    "seq-len": "tokens in each sequence (default: 64)",
+    "dtype": "float32 (default)",
+    "threads": "cores to use (default: all the job sees)",
+    "seed": "of weights and inputs (default: 0)",
+    "timeout": "seconds after which the job is stopped (default: 3600)",
+    "out": "where runs are kept (default: results)",
+}
+
+
+def verb(help: dict[str, str] | None = None) -> Callable[[Callable[..., None]], Any]:
+    """An Invoke task whose expected failures end as `error:` and `hint:`, never a traceback."""
+
+    def decorate(body: Callable[..., None]) -> Any:
+        @functools.wraps(body)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            debug = logging.getLogger("invoke").isEnabledFor(logging.DEBUG)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            try:
+                body(*args, **kwargs)
+            except BenchError as error:
+                if debug:
+                    raise
+                _stop(error.message, error.hint, error.exit_code)
+            except KeyboardInterrupt:
+                _stop("interrupted", None, 1)
+            except BrokenPipeError:  # `invoke results | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except Exception as error:
+                if debug:
+                    raise
+                _stop(
+                    f"internal: {type(error).__name__}: {error}",
+                    "a defect of ours: run again with --debug and open an issue",
+                    1,
+                )
+
+        return task(guarded, help=help or {}, auto_shortflags=False)
+
+    return decorate
+
+
+@verb(
+    help={
+        "profile": "a profile of docker/pins.toml: cpu, cuda-wheels",
+        "base": "any Debian or Ubuntu image instead of the profile's pinned base",
+        "wheelhouse": "a directory of wheels to install torch from (default: PIP_FIND_LINKS)",
+        "no-cache": "build every layer again",
+        "dry-run": "print the build command and the image's tag, build nothing",
+    }
+)
+def build_image(
+    c: Context,
+    profile: str | None = None,
+    base: str | None = None,
+    wheelhouse: str | None = None,
+    no_cache: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Build the image that jobs run in; an unchanged one is found, not rebuilt."""
+    from bench.host import verbs
+
+    verbs.build_image(profile, base, wheelhouse, no_cache=no_cache, dry_run=dry_run)
+
+
+@verb(help={"suite": "the Debian suite (default: the one in docker/pins.toml)"})
+def base_image(c: Context, suite: str | None = None) -> None:
+    """Make a base image with debootstrap, for machines that reach no image registry (as root)."""
+    from bench.host import verbs
+
+    verbs.base_image(suite)
+
+
+@verb(
+    help={
+        **_JOB_HELP,
+        "gpu": "run on the GPU, in a CUDA profile; never falls back to a CPU or to local",
+        "backends": "comma-separated; default: torch-eager,torch-compile,tvm-none,tvm-default,"
+        "tvm-optimized",
+        "repeats": "samples per backend, 10 or more (default: at least 10, for at least 3 s)",
+    }
+)
+def bench(
+    c: Context,
+    gpu: bool = False,
+    engine: str = "auto",
+    profile: str | None = None,
+    model: str | None = None,
+    mode: str | None = None,
+    batch_size: str | None = None,
+    seq_len: str | None = None,
+    dtype: str | None = None,
+    backends: str | None = None,
+    repeats: str | None = None,
+    threads: str | None = None,
+    seed: str | None = None,
+    timeout: str | None = None,
+    out: str = "results",
+) -> None:
+    """Measure a GPT before and after TVM's optimisation, beside its peers; print the table."""
+    from bench.host import verbs
+    from bench.host.request import spec_from
+
+    spec = spec_from(
+        kind="bench",
+        device="cuda" if gpu else "cpu",
+        model=model,
+        mode=mode,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        dtype=dtype,
+        backends=backends,
+        repeats=repeats,
+        threads=threads,
+        seed=seed,
+        timeout_s=timeout,
+    )
+    verbs.run_job(spec, engine, profile, Path(out))
+
+
+@verb(
+    help={
+        **_JOB_HELP,
+        "backends": "comma-separated TVM backends (default: tvm-none,tvm-default,tvm-optimized)",
+        "cuda-arch": "compile for this GPU architecture, as sm_86; needs no GPU",
+    }
+)
+def compile(
+    c: Context,
+    engine: str = "auto",
+    profile: str | None = None,
+    model: str | None = None,
+    mode: str | None = None,
+    batch_size: str | None = None,
+    seq_len: str | None = None,
+    dtype: str | None = None,
+    backends: str = "tvm-none,tvm-default,tvm-optimized",
+    cuda_arch: str | None = None,
+    threads: str | None = None,
+    seed: str | None = None,
+    timeout: str | None = None,
+    out: str = "results",
+) -> None:
+    """Compile only, and keep the library and its parameters, so that bench need not."""
+    from bench.host import verbs
+    from bench.host.request import spec_from
+
+    spec = spec_from(
+        kind="compile",
+        device="cuda" if cuda_arch else "cpu",
+        cuda_arch=cuda_arch,
+        model=model,
+        mode=mode,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        dtype=dtype,
+        backends=backends,
+        threads=threads,
+        seed=seed,
+        timeout_s=timeout,
+    )
+    verbs.run_job(spec, engine, profile, Path(out))
+
+
+@verb(help={"out": _JOB_HELP["out"]})
+def results(c: Context, out: str = "results") -> None:
+    """List the runs: when, what, where, before, after."""
+    from bench.host import verbs
+
+    verbs.list_runs(Path(out))
+
+
+@verb(help={"run": "a run's id or part of it, `last`, or its directory", "out": _JOB_HELP["out"]})
+def show(c: Context, run: str = "last", out: str = "results") -> None:
+    """Print one run: its table, its environment, and why anything failed."""
+    from bench.host import verbs
+
+    verbs.show_run(run, Path(out))
+
+
+@verb(help={"profile": _JOB_HELP["profile"]})
+def shell(c: Context, profile: str | None = None) -> None:
+    """Open a shell in the image, as you, with the project mounted at /workspace."""
+    from bench.host import verbs
+
+    verbs.shell(profile)
+
+
+@verb(help={"json": "print the findings as JSON"})
+def doctor(c: Context, json: bool = False) -> None:
+    """Say what this machine has and lacks, and the command that mends it; exit 1 if blocked."""
+    from bench.host import verbs
+
+    verbs.doctor(as_json=json)
+
+
+@verb(
+    help={
+        "images": "also remove the images that build-image made",
+        "out": _JOB_HELP["out"],
+    }
+)
+def clean(c: Context, images: bool = False, out: str = "results") -> None:
+    """Remove compiled artefacts, abandoned partial runs and dead containers; never results."""
+    from bench.host import verbs
+
+    verbs.clean(Path(out), images=images)

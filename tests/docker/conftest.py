@@ -1,0 +1,48 @@
+"""A real engine and a real image, each made once and shared by every Docker test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.errors import UsageFault
+from bench.host import image
+from bench.host.engine import endpoint as endpoints
+from bench.host.engine.endpoint import Endpoint
+from tests.conftest import cannot_run
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.docker)
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Endpoint:
+    try:
+        return endpoints.find_endpoint(os.environ)
+    except UsageFault as fault:
+        cannot_run(f"{fault.message} ({fault.hint})")
+
+
+@pytest.fixture(scope="session")
+def client(endpoint: Endpoint) -> DockerClient:
+    return endpoints.connect(endpoint, os.environ)
+
+
+@pytest.fixture(scope="session")
+def base_ref(endpoint: Endpoint, client: DockerClient) -> str:
+    """The debootstrap base; made here where `invoke base-image` has not been run."""
+    raise NotImplementedError
+
+
+@pytest.fixture(scope="session")
+def built_image(endpoint: Endpoint, client: DockerClient, base_ref: str) -> image.Image:
+    raise NotImplementedError

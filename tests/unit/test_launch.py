@@ -1,0 +1,151 @@
+"""From spec to published record, over the shipped fake engine: every way a job can end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.errors import JobFailed, UsageFault
+from bench.host import launch, runs
+from bench.host.engine.base import Ending, Launch, OnLine
+from bench.host.engine.fake import FakeEngine, Script
+from bench.host.store import Store
+from bench.record import Fault, JobOutcome, JobSpec, Result
+from tests.unit.samples import environment, result
+
+SPEC = JobSpec(model="gpt-nano", backends=("tvm-none", "tvm-optimized"))
+
+
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", limit_bytes=2**20)
+
+
+def hand_back(at: Launch, *rows: Result, fault: Fault | None = None, finished: bool = True) -> None:
+    outcome = JobOutcome(
+        environment=environment(), results=list(rows), fault=fault, finished=finished
+    )
+    (at.run_dir / "outcome.json").write_text(outcome.model_dump_json())
+
+
+def only(out: Path) -> Path:
+    (path,) = out.iterdir()
+    return path
+
+
+def run(tmp_path: Path, script: Script) -> tuple[FakeEngine, Path]:
+    engine = FakeEngine(script)
+    record, path = launch.run(SPEC, engine, None, tmp_path / "out", store(tmp_path))
+    assert runs.read_record(path / "record.json") == record
+    assert path == only(tmp_path / "out")
+    return engine, path
+
+
+def good(at: Launch, on_line: OnLine) -> Ending:
+    (at.run_dir / "scratch").mkdir()
+    on_line("progress 0 2 tvm-none")
+    on_line("a word from the job")
+    hand_back(at, *(result(name, 5.0, SPEC) for name in SPEC.backends))
+    return Ending("exited", exit_code=0)
+
+
+def test_a_good_run_is_published_whole(tmp_path: Path) -> None:
+    engine, path = run(tmp_path, good)
+    record = runs.read_record(path / "record.json")
+    assert (record.status, record.reason, record.engine) == ("ok", None, "fake")
+    assert record.spec == SPEC
+    assert record.environment is not None and record.environment.git_commit
+    assert sorted(p.name for p in path.iterdir()) == [
+        "job.log", "record.json", "report.md", "spec.json",
+    ]  # fmt: skip
+    assert "a word from the job" in (path / "job.log").read_text()
+    assert launch.log_tail(path) == ["a word from the job"]
+    assert engine.launches[0].timeout_s == SPEC.timeout_s
+    assert not engine.launches[0].gpu
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        (Ending("exited", exit_code=3), "exit code 3"),
+        (Ending("out of memory", exit_code=137), "out of memory"),
+        (Ending("timeout", detail="over 5 s"), "timeout: over 5 s"),
+        (Ending("signal", detail="SIGKILL"), "signal: SIGKILL"),
+    ],
+)
+def test_a_job_that_dies_is_published_with_its_reason_and_what_it_had(
+    tmp_path: Path, ending: Ending, reason: str
+) -> None:
+    def script(at: Launch, on_line: OnLine) -> Ending:
+        hand_back(at, result("tvm-none", 9.0, SPEC), finished=False)
+        return ending
+
+    _, path = run(tmp_path, script)
+    record = runs.read_record(path / "record.json")
+    assert (record.status, record.reason) == ("failed", reason)
+    assert [(row.backend, row.status) for row in record.results] == [
+        ("tvm-none", "ok"),
+        ("tvm-optimized", "skipped"),
+    ]
+    assert record.results[1].reason == f"not reached: {reason}"
+
+
+def test_a_job_that_dies_before_its_first_word_is_published_too(tmp_path: Path) -> None:
+    _, path = run(tmp_path, lambda at, on_line: Ending("exited", exit_code=127))
+    record = runs.read_record(path / "record.json")
+    assert record.environment is None
+    assert {row.status for row in record.results} == {"skipped"}
+
+
+def test_one_failed_backend_fails_the_run_and_names_it(tmp_path: Path) -> None:
+    def script(at: Launch, on_line: OnLine) -> Ending:
+        bad = Result.blank("tvm-optimized", SPEC).model_copy(
+            update={"status": "failed", "reason": "it disagreed"}
+        )
+        hand_back(at, result("tvm-none", 9.0, SPEC), bad)
+        return Ending("exited", exit_code=0)
+
+    _, path = run(tmp_path, script)
+    record = runs.read_record(path / "record.json")
+    assert record.reason == "1 of 2 backends failed: tvm-optimized (it disagreed)"
+
+
+def test_an_interrupted_run_is_published_as_failed(tmp_path: Path) -> None:
+    def script(at: Launch, on_line: OnLine) -> Ending:
+        hand_back(at, result("tvm-none", 9.0, SPEC), finished=False)
+        raise KeyboardInterrupt
+
+    with pytest.raises(JobFailed, match="interrupted") as caught:
+        run(tmp_path, script)
+    path = only(tmp_path / "out")
+    assert caught.value.hint is not None and str(path) in caught.value.hint
+    assert runs.read_record(path / "record.json").reason == "interrupted by the user"
+
+
+def test_an_engine_that_cannot_start_leaves_nothing(tmp_path: Path) -> None:
+    def script(at: Launch, on_line: OnLine) -> Ending:
+        raise UsageFault("no such image", hint="build it")
+
+    with pytest.raises(UsageFault, match="no such image"):
+        run(tmp_path, script)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_request_the_job_finds_impossible_leaves_nothing(tmp_path: Path) -> None:
+    def script(at: Launch, on_line: OnLine) -> Ending:
+        hand_back(at, fault=Fault(message="no nvcc", hint="install it", exit_code=2))
+        return Ending("exited", exit_code=1)
+
+    with pytest.raises(UsageFault, match="no nvcc") as caught:
+        run(tmp_path, script)
+    assert caught.value.hint == "install it"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_under_the_log_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    def script(at: Launch, on_line: OnLine) -> Ending:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UsageFault, match="No space left"):
+        run(tmp_path, script)
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,65 @@
+"""The same rows for terminal and Markdown; a record's text never acts."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from bench.host import report
+from tests.unit.samples import record
+
+
+def printed(width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(report.table(record()))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_before_and_after_come_first_then_peers_by_speed() -> None:
+    names = [row.cells[0] for row in report.rows(record())]
+    assert names == ["tvm-none", "tvm-optimized", "torch-compile", "torch-eager", "tvm-default"]
+
+
+def test_the_table_states_the_speed_up_and_fits_80_columns() -> None:
+    text = printed()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    row = next(line for line in text.splitlines() if "tvm-optimized" in line)
+    assert "200.00" in row and "50.00x" in row and "after" in row
+
+
+def test_the_sentence_compares_before_after_and_the_best_peer() -> None:
+    said = report.summary(record())
+    assert said == (
+        "before 10000.0 ms, after 200.0 ms: 50.0x faster; "
+        "the best peer, torch-compile, takes 100.0 ms (0.50x of after)"
+    )
+
+
+def test_without_a_before_there_is_no_sentence() -> None:
+    whole = record()
+    rest = [row for row in whole.results if row.backend != "tvm-none"]
+    assert report.summary(whole.model_copy(update={"results": rest})) is None
+
+
+def test_hostile_text_is_shown_inert() -> None:
+    whole = record()
+    hostile = "\x1b[31mred\x1b[0m [bold]x[/bold] <script>alert(1)</script> | cell"
+    bad = whole.results[0].model_copy(
+        update={"status": "failed", "reason": hostile, "latency_ms": None}
+    )
+    whole = whole.model_copy(update={"results": [bad], "reason": hostile, "status": "failed"})
+    text = report.markdown(whole)
+    assert "\x1b" not in text and "<script>" not in text.replace("\\<script", "")
+    assert "\\|" in text
+    assert all("\x1b" not in note for note in report.notes(whole))
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report.table(whole))
+
+
+def test_markdown_rows_have_as_many_cells_as_the_heading() -> None:
+    lines = [line for line in report.markdown(record()).splitlines() if line.startswith("| ")]
+    table = [line for line in lines if line.startswith(("| backend", "| t"))][:6]
+    assert len({line.count(" | ") for line in table}) == 1
