@@ -17,6 +17,7 @@ from bench.host import apt
 from bench.host.engine.endpoint import Endpoint
 from bench.host.pins import Pins, load
 
+SCRIPTS = Path("/usr/share/debootstrap/scripts")
 LABEL = "io.gpt-frontend.base-image"
 STOP_TIMEOUT_S = 10
 LOG_LINES = 15
@@ -66,6 +67,8 @@ def make(
 
 def _check(suite: str) -> Path:
     """The debootstrap program, if this user can run it for this suite."""
+    if shutil.which("docker") is None:
+        raise UsageFault("the docker program is missing", hint="sudo make engine, or install it")
     program = shutil.which("debootstrap") or shutil.which("debootstrap", path="/usr/sbin:/sbin")
     if program is None:
         raise UsageFault("debootstrap is not installed", hint="sudo apt-get install -y debootstrap")
@@ -80,9 +83,6 @@ def _check(suite: str) -> Path:
             hint="a Debian release's code name, for example bookworm or trixie",
         )
     return Path(program)
-
-
-SCRIPTS = Path("/usr/share/debootstrap/scripts")
 
 
 def public_mirror(debootstrap: Path) -> str:
@@ -101,7 +101,7 @@ def public_mirror(debootstrap: Path) -> str:
 
 
 def host_mirror(etc: Path = apt.ETC) -> str | None:
-    """The mirror that this machine itself uses, where it is a Debian one: perhaps all it reaches."""
+    """The mirror that a Debian machine itself uses: perhaps the only one that it reaches."""
     here = apt.release(etc)
     if here is None or here.distribution != "debian":
         return None

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, UsageFault
+from bench.host import image
+from bench.host.console import working
 from bench.host.engine import docker, endpoint
 from bench.host.engine.base import Engine
 from bench.host.engine.local import LocalEngine
@@ -49,6 +53,8 @@ def choose(engine: str, profile: str | None, gpu: bool, pins: Pins) -> Choice:
             hint=f"--gpu goes with --profile {pins.defaults.gpu_profile}",
         )
     if engine == "local":
+        if gpu:
+            _require_local_gpu()
         return _local("as asked")
     try:
         return _docker(name, gpu, pins)
@@ -73,8 +79,29 @@ def _docker(profile: str, gpu: bool, pins: Pins) -> Choice:
 def ensure_image(
     profile: str, where: endpoint.Endpoint, client: DockerClient, pins: Pins
 ) -> ImageRef:
-    """The image of ``profile`` as the project is now, built where it is not there."""
-    raise NotImplementedError
+    """The image of ``profile`` as the project is now, built where it is not there.
+
+    Raises:
+        UsageFault: unknown profile, or nothing to build it from.
+        JobFailed: the build failed.
+    """
+    request = image.BuildRequest(profile=profile)
+    with working(f"image {profile}") as say:
+        found = image.ensure(request, pins, where, client, made_base=True, progress=say)
+    return ImageRef(id=found.id, digest=found.digest, tag=found.tag, labels=dict(found.labels))
+
+
+def _require_local_gpu() -> None:
+    # WSL2 keeps the driver's programs here, and not every shell has it on its PATH.
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/lib/wsl/lib"])
+    program = shutil.which("nvidia-smi", path=path)
+    done = subprocess.run([program, "-L"], capture_output=True, text=True) if program else None
+    if done is None or done.returncode != 0:
+        said = " ".join((done.stdout + done.stderr).split()) if done else "no nvidia-smi"
+        raise UsageFault(
+            f"this machine has no GPU to give: {said}",
+            hint="install the NVIDIA driver, or leave --gpu out",
+        )
 
 
 def _local(why: str) -> Choice:

@@ -144,11 +144,10 @@ def environment(record: RunRecord) -> list[tuple[str, str]]:
 
 def _row(result: Result, base: float | None) -> Row:
     latency = result.latency_ms
-    figures = (
-        (f"{latency.median:.2f}", f"{latency.p10:.2f}", f"{latency.p90:.2f}", str(len(latency.samples)))
-        if latency
-        else (result.status, *[_NO_VALUE] * 3)
-    )  # fmt: skip
+    figures = (result.status, *[_NO_VALUE] * 3)
+    if latency:
+        times = (latency.median, latency.p10, latency.p90)
+        figures = (*(f"{ms:.2f}" for ms in times), str(len(latency.samples)))
     cached = "*" if result.compile_cached else ""
     cells = (
         result.backend,

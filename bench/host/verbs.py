@@ -87,7 +87,19 @@ def build_image(
         wheelhouse=Path(wheelhouse) if wheelhouse else None,
         no_cache=no_cache,
     )
-    raise NotImplementedError((pinned, client, request, dry_run))
+    with working("image") as say:
+        planned = image.plan(request, pinned, client, pull=not dry_run, progress=say)
+        found = None if no_cache else image.find(planned, client)
+    if dry_run:
+        OUT.print(planned.command, markup=False, soft_wrap=True)
+        state = "is there already" if found else "would be built"
+        OUT.print(f"{planned.tag} {state}", markup=False, soft_wrap=True)
+        return
+    if found is None:
+        with working(f"building {planned.tag}") as say:
+            found = image.build(planned, where, client, progress=say)
+    word = "built" if found.built else "found, unchanged"
+    OUT.print(f"{found.tag} {word} ({found.digest or found.id})", markup=False, soft_wrap=True)
 
 
 def base_image(suite: str | None) -> None:
@@ -99,9 +111,11 @@ def base_image(suite: str | None) -> None:
 
 def list_runs(out: Path) -> None:
     """One line a run, oldest first; a damaged record is named and skipped."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in ("run", "status", "engine", "before ms", "after ms", "speed-up"):
-        table.add_column(name, overflow="fold")
+        table.add_column(
+            name, no_wrap=True, justify="right" if name.endswith(("ms", "up")) else "left"
+        )
     damaged = []
     for path in runs.listed(out):
         try:

@@ -48,6 +48,7 @@ def _steps(
         report = _step("reference", spec_path, spec, scratch)
         if report.fault is not None:
             return _end(directory, outcome.model_copy(update={"fault": report.fault}))
+    impossible: Fault | None = None
     for done, name in enumerate(spec.backends, start=int(gated)):
         progress.report(done, total, name)
         report = _step(name, spec_path, spec, scratch)
@@ -57,12 +58,15 @@ def _steps(
             update={
                 "results": [*outcome.results, result],
                 "environment": outcome.environment.model_copy(update={"tvm_library": known}),
-                "fault": outcome.fault or _usage(report.fault),
             }
         )
+        impossible = impossible or _usage(report.fault)
         _write(directory, outcome)
         print(_said(result), flush=True)
     progress.report(total, total, "done")
+    if not any(result.status == "ok" for result in outcome.results):
+        # Nothing could be done, and a backend says what the request lacks.
+        outcome = outcome.model_copy(update={"fault": impossible})
     return _end(directory, outcome)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.errors import UsageFault
-from bench.host import image
+from bench.host import base_image, image, pins
 from bench.host.engine import endpoint as endpoints
 from bench.host.engine.endpoint import Endpoint
 from tests.conftest import cannot_run
@@ -40,9 +40,21 @@ def client(endpoint: Endpoint) -> DockerClient:
 @pytest.fixture(scope="session")
 def base_ref(endpoint: Endpoint, client: DockerClient) -> str:
     """The debootstrap base; made here where `invoke base-image` has not been run."""
-    raise NotImplementedError
+    from docker.errors import ImageNotFound
+
+    tag = pins.load().base_image.tag
+    try:
+        client.images.get(tag)
+    except ImageNotFound:
+        try:
+            base_image.make(endpoint, None, lambda _: None)
+        except UsageFault as fault:
+            cannot_run(f"no base image: {fault.message} ({fault.hint})")
+    return tag
 
 
 @pytest.fixture(scope="session")
 def built_image(endpoint: Endpoint, client: DockerClient, base_ref: str) -> image.Image:
-    raise NotImplementedError
+    """The cpu image of this checkout, found or built."""
+    request = image.BuildRequest(profile="cpu")
+    return image.ensure(request, pins.load(), endpoint, client, made_base=True)

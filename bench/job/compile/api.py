@@ -9,46 +9,70 @@ lowering passes by backend) are all used here alone.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
 import tvm
-from tvm import relax, tirx
+from tvm import relax, s_tir, te, tirx
+from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.frontend.torch import from_exported_program
 from tvm.s_tir import Schedule, dlight
-from tvm.script import tirx as T
+from tvm.s_tir.schedule import ScheduleError
+from tvm.script.ir_builder import IRBuilder
 from tvm.support import cc
 from tvm.target import codegen
+from tvm.tirx.script.builder import ir as T
 
 __all__ = [
+    "OPAQUE",
     "VERSION",
+    "PyExprMutator",
     "Schedule",
+    "ScheduleError",
     "T",
+    "child_blocks",
     "compile_lowered",
     "cpu_has_feature",
     "cxx_compiler",
     "default_pipeline",
     "device",
-    "dlight",
+    "direct_vars",
+    "elementwise",
+    "extent",
     "finalize_passes",
+    "float32_shape",
     "fusion_passes",
     "gpu_pass",
     "host_cpu",
     "import_exported",
+    "is_call",
+    "is_unscheduled",
+    "iter_kinds",
+    "kernel_name",
     "known_cpus",
     "load_library",
     "lowering_passes",
     "make_target",
+    "module_pass",
+    "mutator",
+    "plan_threads",
+    "prim_func",
     "relax",
     "run_passes",
+    "shape_of",
+    "stock_legalize",
     "tensor",
+    "tensor_var",
     "tirx",
     "tvm",
+    "var_name",
     "virtual_machine",
 ]
 
 VERSION: str = tvm.__version__
+OPAQUE = 8  # TVM's OpPatternKind: an operator that is fused with nothing
 
 
 # --- targets and devices ---------------------------------------------------------------------
@@ -95,6 +119,107 @@ def import_exported(exported: Any) -> tuple[Any, list[Any]]:
     return mod, list(params.get("main", []))
 
 
+# --- TensorIR ---------------------------------------------------------------------------------
+
+
+def prim_func(name: str, body: Callable[[], None]) -> Any:
+    """The TensorIR function that ``body`` emits; its arguments never overlap in memory."""
+    with IRBuilder() as builder:
+        with T.prim_func(private=True, s_tir=True):
+            T.func_name(name)
+            T.func_attr({"tirx.noalias": True, "bench.name": name, "op_pattern": OPAQUE})
+            body()
+        func = builder.get()
+    # Relax's passes look for the root block that a schedule would have made.
+    root = s_tir.SBlock([], [], [], "root", func.body)
+    return func.with_body(s_tir.SBlockRealize([], True, root))
+
+
+def is_unscheduled(func: Any) -> bool:
+    """Whether ``func`` is TensorIR that TVM made and nobody has scheduled."""
+    return isinstance(func, tirx.PrimFunc) and "bench.name" not in (func.attrs or {})
+
+
+def child_blocks(schedule: Any) -> list[Any]:
+    """The blocks of a schedule's function, in the order that they run."""
+    return list(schedule.get_child_blocks(schedule.get_sblock("root")))
+
+
+def iter_kinds(schedule: Any, block: Any) -> str:
+    """One letter an axis of ``block``: S for spatial, R for anything else."""
+    spatial = tirx.IterVar.DataPar
+    return "".join("S" if v.iter_type == spatial else "R" for v in schedule.get(block).iter_vars)
+
+
+def extent(schedule: Any, loop: Any) -> int | None:
+    """How often a loop runs; None where that is not a constant."""
+    value = schedule.get(loop).extent
+    return int(value) if isinstance(value, tirx.IntImm) else None
+
+
+def elementwise(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A tensor expression that applies ``function`` to every element."""
+
+    def compute(x: Any) -> Any:
+        return te.compute(x.shape, lambda *at: function(x(*at)), name="elementwise")
+
+    return compute
+
+
+# --- Relax -----------------------------------------------------------------------------------
+
+
+def is_call(expr: Any, operator: str) -> bool:
+    """Whether ``expr`` calls the Relax operator of this name."""
+    return isinstance(expr, relax.Call) and getattr(expr.op, "name", None) == operator
+
+
+def shape_of(expr: Any, dtype: str) -> tuple[int, ...] | None:
+    """The shape of a tensor whose shape is constant and whose type is ``dtype``; else None."""
+    kind = expr.ty
+    if not isinstance(kind, relax.TensorType) or str(kind.dtype) != dtype:
+        return None
+    values = getattr(kind.shape, "values", None)
+    if values is None or not all(isinstance(value, tirx.IntImm) for value in values):
+        return None
+    return tuple(int(value) for value in values)
+
+
+def float32_shape(expr: Any) -> tuple[int, ...] | None:
+    """The shape of a float32 tensor of constant shape; None for anything else."""
+    return shape_of(expr, "float32")
+
+
+def tensor_var(name: str, shape: Sequence[int]) -> Any:
+    """A float32 variable."""
+    return relax.Var(name, relax.TensorType(list(shape), "float32"))
+
+
+def var_name(var: Any) -> str:
+    """What a Relax variable is called."""
+    return str(var.name)
+
+
+def direct_vars(expr: Any) -> list[Any]:
+    """What an expression in A-normal form takes, in order; None where it is no variable."""
+    if isinstance(expr, relax.Var):
+        return [expr]
+    if isinstance(expr, relax.TupleGetItem):
+        return [expr.tuple_value]
+    args = expr.args if isinstance(expr, relax.Call) else getattr(expr, "fields", [])
+    return [arg if isinstance(arg, relax.Var) else None for arg in args]
+
+
+def kernel_name(kernel: Any) -> str:
+    """The name that ``prim_func`` was given."""
+    return str(kernel.attrs["bench.name"])
+
+
+def stock_legalize(operator: str) -> Any:
+    """How TVM itself lowers the Relax operator of this name."""
+    return tvm.ir.Op.get(operator).get_attr("FLegalize")
+
+
 # --- Relax -> lowered ------------------------------------------------------------------------
 
 
@@ -108,10 +233,14 @@ def _backend(target: Any) -> Any:
     return importlib.import_module(f"tvm.relax.backend.{name}.pipeline")
 
 
-def fusion_passes() -> list[Any]:
-    """Operators to TensorIR, neighbours fused into one kernel where TVM's rules allow."""
+def fusion_passes(legalize_map: dict[str, Any] | None = None) -> list[Any]:
+    """Operators to TensorIR, neighbours fused into one kernel where TVM's rules allow.
+
+    ``legalize_map`` says what replaces a call of an operator, where that is not TVM's rule.
+    """
     return [
-        relax.transform.LegalizeOps(),
+        relax.transform.DeadCodeElimination(),
+        relax.transform.LegalizeOps(legalize_map),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),
@@ -147,6 +276,17 @@ def cxx_compiler() -> str | None:
 # --- running ---------------------------------------------------------------------------------
 
 
+def plan_threads(cores: int) -> None:
+    """Have TVM's kernels run on ``cores`` threads, unless the environment says otherwise.
+
+    TVM itself takes every second core to be a hyper-thread and leaves it idle, which on a
+    virtual machine halves the speed; and it binds the calling thread to one core for good. Both
+    are read when the first kernel runs, which may be during compilation: constants are folded.
+    """
+    os.environ.setdefault("TVM_NUM_THREADS", str(cores))
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+
 def load_library(path: str) -> Any:
     """The module in a shared library that ``export_library`` wrote."""
     return tvm.runtime.load_module(path)
@@ -155,6 +295,15 @@ def load_library(path: str) -> Any:
 def virtual_machine(module: Any, where: Any) -> Any:
     """A Relax virtual machine for a compiled or loaded module."""
     return relax.VirtualMachine(module, where)
+
+
+def module_pass(function: Callable[[Any], Any]) -> Any:
+    """A function from module to module as a pass."""
+
+    def apply(mod: Any, _context: Any) -> Any:
+        return function(mod)
+
+    return tvm.transform.module_pass(apply, opt_level=0, name=function.__name__)
 
 
 def run_passes(mod: Any, target: Any, passes: Sequence[Any]) -> Any:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from bench.errors import UsageFault
-from bench.job.compile import api, cudacc
+from bench.job.compile import api, cudacc, rewrite
 from bench.job.compile.importer import import_module
 from bench.job.compile.library import tvm_build_id, tvm_library_path
 from bench.job.compile.pipelines import pipeline as find_pipeline
-from bench.job.compile.target import CompileTarget
+from bench.job.compile.target import CompileTarget, available_cores
 
 __all__ = [
     "Compiled",
@@ -68,12 +68,14 @@ def compile_module(
             a CUDA compiler.
     """
     chosen = find_pipeline(pipeline)
+    api.plan_threads(target.cores)
     start = time.perf_counter()
     with cudacc.compiler_for(target):
         imported = import_module(module, example)
         lowered = chosen.apply(imported.mod, target)
         executable = api.compile_lowered(lowered, target.tvm())
-    return Compiled(executable, imported.params, time.perf_counter() - start)
+        params = rewrite.pack_params(lowered, imported.params)
+    return Compiled(executable, params, time.perf_counter() - start)
 
 
 class Loaded:
@@ -112,6 +114,8 @@ class Loaded:
 def load(library: Path, params: Sequence[np.ndarray], device: str) -> Loaded:
     """The model in ``library`` on ``device`` ("cpu" or "cuda").
 
+    CPU kernels run on all cores that this process may use; ``TVM_NUM_THREADS``, if set, wins.
+
     Raises:
         UsageFault: the library is missing, or TVM sees no such device.
     """
@@ -119,6 +123,7 @@ def load(library: Path, params: Sequence[np.ndarray], device: str) -> Loaded:
         raise UsageFault(f"no library at '{library}'", hint="compile the model first")
     if not api.device(device).exist:
         raise UsageFault(f"TVM sees no '{device}' device", hint="run: invoke doctor")
+    api.plan_threads(available_cores())
     return Loaded(api.load_library(str(library)), params, device)
 
 

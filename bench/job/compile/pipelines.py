@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import UsageFault
-from bench.job.compile import api
+from bench.job.compile import api, rewrite
+from bench.job.compile.schedules import leftover
 from bench.job.compile.target import CompileTarget
 
 
@@ -45,7 +46,36 @@ def _default(mod: Any, target: CompileTarget) -> Any:
 
 
 def _optimized(mod: Any, target: CompileTarget) -> Any:
-    return _default(mod, target)
+    return _optimized_gpu(mod, target) if target.kind == "cuda" else _optimized_cpu(mod, target)
+
+
+def _optimized_cpu(mod: Any, target: CompileTarget) -> Any:
+    tvm_target = target.tvm()
+    return api.run_passes(
+        mod,
+        tvm_target,
+        [
+            api.module_pass(lambda m: rewrite.use_kernels(m, target)),
+            *api.fusion_passes(rewrite.legalize_map()),
+            api.module_pass(lambda m: leftover.schedule_leftovers(m, target)),
+            *api.lowering_passes(tvm_target),
+            *api.finalize_passes(tvm_target),
+        ],
+    )
+
+
+def _optimized_gpu(mod: Any, target: CompileTarget) -> Any:
+    tvm_target = target.tvm()
+    return api.run_passes(
+        mod,
+        tvm_target,
+        [
+            *api.fusion_passes(),
+            api.gpu_pass("Matmul", "GEMV", "Reduction", "GeneralReduction", "Fallback"),
+            *api.lowering_passes(tvm_target),
+            *api.finalize_passes(tvm_target),
+        ],
+    )
 
 
 PIPELINES: dict[str, Pipeline] = {

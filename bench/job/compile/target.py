@@ -10,34 +10,11 @@ from typing import Any
 
 from bench.errors import UsageFault
 
-# Compute capabilities of NVIDIA GPUs from Pascal to Blackwell. A suffix "a" or "f" selects
-# the features of one architecture or family.
-CUDA_ARCHS = [
-    "sm_60",
-    "sm_61",
-    "sm_62",
-    "sm_70",
-    "sm_72",
-    "sm_75",
-    "sm_80",
-    "sm_86",
-    "sm_87",
-    "sm_89",
-    "sm_90",
-    "sm_90a",
-    "sm_100",
-    "sm_100a",
-    "sm_101",
-    "sm_101a",
-    "sm_103",
-    "sm_103a",
-    "sm_110",
-    "sm_110a",
-    "sm_120",
-    "sm_120a",
-    "sm_121",
-    "sm_121a",
-]
+# Compute capabilities of NVIDIA GPUs from Pascal to Blackwell. A suffix "a" selects
+# what only this one architecture has.
+_SM = ("60", "61", "62", "70", "72", "75", "80", "86", "87", "89", "90", "90a")
+_SM_BLACKWELL = ("100", "100a", "101", "101a", "103", "103a", "110", "110a", "120", "120a", "121")
+CUDA_ARCHS = tuple(f"sm_{number}" for number in (*_SM, *_SM_BLACKWELL))
 
 _VECTOR_FEATURES = ("avx512f", "avx2", "fma", "sse4.2")
 

@@ -1,0 +1,222 @@
+"""Relax operators exchanged for this project's CPU kernels, and weights for packed ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.job.compile import api
+from bench.job.compile.api import relax
+from bench.job.compile.schedules import linear, matmul, rows, vectormath
+from bench.job.compile.schedules.tile import panel_width
+from bench.job.compile.target import CompileTarget
+
+# On ``main``: for every parameter after the inputs the panel width it is packed to, or 0.
+PACKED_ATTR = "bench.packed"
+
+
+def use_kernels(mod: Any, target: CompileTarget) -> Any:
+    """``mod`` with every operator replaced that a kernel fits; what is left over stays.
+
+    Weights that are only ever multiplied with, or only looked up by row, become packed
+    parameters: ``pack_params`` makes the arrays that the new ``main`` expects.
+    """
+    return _UseKernels(mod, target).rewrite()
+
+
+def pack_params(mod: Any, params: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """``params`` in the layouts that ``mod``'s ``main`` expects."""
+    attrs = mod["main"].attrs
+    if not attrs or PACKED_ATTR not in attrs:
+        return list(params)
+    widths = [int(width) for width in attrs[PACKED_ATTR]]
+    return [
+        linear.pack(param, width) if width else param
+        for param, width in zip(params, widths, strict=True)
+    ]
+
+
+def legalize_map() -> dict[str, Callable[[Any, Any], Any]]:
+    """Operators that are lowered by TVM's rules but for their arithmetic."""
+
+    def gelu_tanh(builder: Any, call: Any) -> Any:
+        if api.float32_shape(call.args[0]) is None:
+            return api.stock_legalize("relax.nn.gelu_tanh")(builder, call)
+        return builder.call_te(
+            api.elementwise(vectormath.gelu_tanh), call.args[0], primfunc_name_hint="gelu_tanh"
+        )
+
+    return {"relax.nn.gelu_tanh": gelu_tanh}
+
+
+@api.mutator
+class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
+    """One walk over ``main``."""
+
+    def __init__(self, mod: Any, target: CompileTarget) -> None:
+        super().__init__(mod)
+        self.target = target
+        self.main = mod["main"]
+        self.values: dict[Any, Any] = {
+            binding.var: binding.value
+            for block in self.main.body.blocks
+            for binding in block.bindings
+        }
+        self.packed: dict[Any, tuple[int, int, Any]] = {}  # old parameter: N, K, new one
+
+    def rewrite(self) -> Any:
+        inputs = int(self.main.attrs["num_input"]) if self.main.attrs else 0
+        width = panel_width(self.target)
+        params, widths = list(self.main.params), []
+        packable = self._packable()
+        for index, param in enumerate(params[inputs:], start=inputs):
+            widths.append(width if param in packable else 0)
+            if param in packable:
+                n, k = api.float32_shape(param) or (0, 0)
+                shape = linear.packed_shape(n, k, width)
+                params[index] = api.tensor_var(api.var_name(param), shape)
+                self.packed[param] = (n, k, params[index])
+        for old, (_, _, new) in self.packed.items():
+            self.set_var_remap(old, new)
+        body = self.visit_with_new_scope(self.main.body)
+        main = relax.Function(
+            params, body, is_pure=self.main.is_pure, attrs=self.main.attrs
+        ).with_attr(PACKED_ATTR, widths)
+        self.builder_.update_func(self.builder_.get().get_global_var("main"), main)
+        return self.builder_.get()
+
+    def _packable(self) -> set[Any]:
+        """Parameters all of whose uses a packed weight can serve."""
+        allowed: set[Any] = set()
+        refused: set[Any] = set()
+        transposed: dict[Any, Any] = {}
+        for var, value in self.values.items():
+            weight = self._transposed_weight(value)
+            if weight is not None:
+                transposed[var] = weight
+                allowed.add(weight)
+                continue
+            for position, used in enumerate(api.direct_vars(value)):
+                served = (
+                    api.is_call(value, "relax.matmul")
+                    and position == 1
+                    and api.float32_shape(value.args[0]) is not None
+                )
+                if used in transposed and not served:
+                    refused.add(transposed[used])
+                elif not (self._is_lookup(value) and position == 0):
+                    refused.add(used)
+        return {param for param in allowed - refused if param in set(self.main.params)}
+
+    def _transposed_weight(self, value: Any) -> Any:
+        """The matrix that ``value`` is the transpose of, if it is a parameter's."""
+        if not api.is_call(value, "relax.permute_dims"):
+            return None
+        weight = value.args[0]
+        shape = api.float32_shape(weight)
+        axes = value.attrs.axes
+        plain = axes is None or [int(axis) for axis in axes] == [1, 0]
+        return weight if shape is not None and len(shape) == 2 and plain else None
+
+    def _is_lookup(self, value: Any) -> bool:
+        """Whether ``value`` takes whole rows of a matrix, by a vector of int32."""
+        return (
+            api.is_call(value, "relax.take")
+            and value.attrs.axis is not None
+            and int(value.attrs.axis) == 0
+            and api.shape_of(value.args[1], "int32") is not None
+            and len(api.shape_of(value.args[1], "int32") or ()) == 1
+        )
+
+    def visit_call_(self, call: Any) -> Any:
+        """The kernel for ``call`` where there is one."""
+        replacement = None
+        if api.is_call(call, "relax.matmul"):
+            replacement = self._linear(call, None)
+            if replacement is None:
+                replacement = self._matmul(call)
+        elif api.is_call(call, "relax.add"):
+            replacement = self._linear_with_bias(call)
+        elif self._transposed_weight(call) in self.packed:
+            # Only products read it, and they take the packed weight: nothing is transposed.
+            replacement = self.packed[call.args[0]][2]
+        elif api.is_call(call, "relax.take"):
+            replacement = self._gather(call)
+        elif api.is_call(call, "relax.nn.layer_norm"):
+            replacement = self._layer_norm(call)
+        elif api.is_call(call, "relax.nn.softmax"):
+            replacement = self._softmax(call)
+        return super().visit_call_(call) if replacement is None else replacement
+
+    def _kernel(
+        self, kernel: Any, args: list[Any], shape: Sequence[int], out: Sequence[int]
+    ) -> Any:
+        """A call of ``kernel`` that fills ``shape``, seen as ``out``."""
+        var = self.builder_.add_func(kernel, api.kernel_name(kernel))
+        result = relax.call_tir(var, args, relax.TensorType(list(shape), "float32"))
+        return relax.op.reshape(self.builder_.emit(result), list(out))
+
+    def _reshaped(self, expr: Any, *shape: int) -> Any:
+        return self.builder_.emit(relax.op.reshape(self.visit_expr(expr), list(shape)))
+
+    def _linear(self, call: Any, bias: Any) -> Any:
+        weight = self._transposed_weight(self.values.get(call.args[1]))
+        shape = api.float32_shape(call.args[0])
+        if weight not in self.packed or shape is None:
+            return None
+        n, k, packed = self.packed[weight]
+        m = math.prod(shape[:-1])
+        kernel = linear.linear(m, n, k, bias=bias is not None, target=self.target)
+        args = [self._reshaped(call.args[0], m, k), packed]
+        if bias is not None:
+            args.append(self.visit_expr(bias))
+        return self._kernel(kernel, args, (m, n), (*shape[:-1], n))
+
+    def _linear_with_bias(self, call: Any) -> Any:
+        for bias, product in (call.args, reversed(call.args)):
+            value = self.values.get(product)
+            if value is None or not api.is_call(value, "relax.matmul"):
+                continue
+            shape = api.float32_shape(product)
+            if shape is not None and api.float32_shape(bias) == shape[-1:]:
+                return self._linear(value, bias)
+        return None
+
+    def _matmul(self, call: Any) -> Any:
+        left, right = (api.float32_shape(arg) for arg in call.args)
+        if left is None or right is None or len(left) < 2 or left[:-2] != right[:-2]:
+            return None
+        (m, k), n, g = left[-2:], right[-1], math.prod(left[:-2])
+        kernel = matmul.matmul(g, m, k, n, self.target)
+        args = [self._reshaped(call.args[0], g, m, k), self._reshaped(call.args[1], g, k, n)]
+        return self._kernel(kernel, args, (g, m, n), (*left[:-1], n))
+
+    def _gather(self, call: Any) -> Any:
+        if call.args[0] not in self.packed or not self._is_lookup(call):
+            return None
+        n, k, packed = self.packed[call.args[0]]
+        (count,) = api.shape_of(call.args[1], "int32") or (0,)
+        kernel = linear.gather(count, n, k, panel_width(self.target))
+        return self._kernel(kernel, [packed, self.visit_expr(call.args[1])], (count, k), (count, k))
+
+    def _layer_norm(self, call: Any) -> Any:
+        shape, attrs = api.float32_shape(call.args[0]), call.attrs
+        if shape is None or not (attrs.center and attrs.scale):
+            return None
+        if [int(axis) for axis in attrs.axes] not in ([-1], [len(shape) - 1]):
+            return None
+        m, n = math.prod(shape[:-1]), shape[-1]
+        kernel = rows.layer_norm(m, n, float(attrs.epsilon), self.target)
+        args = [self._reshaped(call.args[0], m, n), *map(self.visit_expr, call.args[1:])]
+        return self._kernel(kernel, args, (m, n), shape)
+
+    def _softmax(self, call: Any) -> Any:
+        shape = api.float32_shape(call.args[0])
+        if shape is None or int(call.attrs.axis) not in (-1, len(shape) - 1):
+            return None
+        m, n = math.prod(shape[:-1]), shape[-1]
+        kernel = rows.softmax(m, n, self.target)
+        return self._kernel(kernel, [self._reshaped(call.args[0], m, n)], (m, n), shape)
