@@ -207,7 +207,7 @@ def results(c: Context, out: str = "results") -> None:
 
 
 @verb(help={"run": "a run's id or part of it, `last`, or its directory", "out": _JOB_HELP["out"]})
-def show(c: Context, run: str = "last", out: str = "results") -> None:
+def show(c: Context, run: str, out: str = "results") -> None:
     """Print one run: its table, its environment, and why anything failed."""
     from bench.host import verbs
 

@@ -2,6 +2,7 @@
 # A private Docker engine on a Debian-family machine: its own containerd, socket, data, bridge and
 # firewall rules. It shares nothing with another engine on the machine except the programs.
 set -Eeuo pipefail
+PATH=$PATH:/usr/sbin:/sbin # not in everybody's
 trap 'printf "error: docker/engine.sh stopped at line %s\n" "$LINENO" >&2' ERR
 
 usage() {
@@ -87,14 +88,14 @@ missing_packages() {
 # Debian 12's engine is 20.10, which has neither buildx nor timestamp rewriting. The entries of
 # the next release are derived from the machine's own, so a mirror keeps being used; they live in
 # a temporary folder that only these apt calls see.
-derive_trixie() {
-    local into=$1 file
-    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+derive_trixie() { # FROM INTO
+    local from=$1 into=$2 file
+    for file in "$from"/sources.list "$from"/sources.list.d/*.list; do
         [[ -r $file ]] || continue
         sed -nE 's/^[[:space:]]*(deb[[:space:]]+(\[[^]]*\][[:space:]]+)?[^[:space:]]+[[:space:]]+)bookworm((-security|-updates)?[[:space:]])/\1trixie\3/p' \
             "$file"
     done >"$into/trixie.list"
-    for file in /etc/apt/sources.list.d/*.sources; do
+    for file in "$from"/sources.list.d/*.sources; do
         [[ -r $file ]] || continue
         awk 'BEGIN { RS = ""; ORS = "\n\n" }
              { gsub(/(^|\n)#[^\n]*/, "") }
@@ -142,7 +143,7 @@ install_packages() {
         for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources}; do
             if [[ -r $file ]]; then cp "$file" "$scratch/sources/"; fi
         done
-        derive_trixie "$scratch/sources"
+        derive_trixie /etc/apt "$scratch/sources"
         cp /etc/apt/preferences.d/* "$scratch/preferences/" 2>/dev/null || : # often empty
         # Only the engine itself comes from there: its C library needs are met by Debian 12. With
         # a plain "-t trixie" the firewall tools would pull in the next release's C library.
@@ -163,7 +164,7 @@ PIN
             -o "APT::Sandbox::User=root")
     fi
     # A third party's entry may fail without harm: what counts is whether our packages are found.
-    apt-get "${options[@]}" -qq update ||
+    apt-get "${options[@]}" -o Acquire::Retries=3 -qq update ||
         say "warning: apt-get update had errors; going on with what it found"
     # --no-remove: better to stop than to take another engine's packages away.
     DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" -qq install --yes --no-remove \
@@ -178,6 +179,15 @@ PIN
     fi
     rm -rf "$scratch" ${placed:+"$placed"}
     trap - EXIT
+}
+
+install_missing() {
+    # In a subshell: the file also sets NAME.
+    # shellcheck source=/dev/null
+    read -r DISTRIBUTION SUITE < <(. /etc/os-release && echo "${ID:-none} ${VERSION_CODENAME:-none}")
+    local -a packages
+    mapfile -t packages < <(missing_packages)
+    if [[ ${packages[*]} ]]; then install_packages "${packages[@]}"; fi
 }
 
 # --- network ---------------------------------------------------------------------------------
@@ -355,12 +365,7 @@ describe() {
 
 up() {
     need_root up
-    # In a subshell: the file also sets NAME.
-    # shellcheck source=/dev/null
-    read -r DISTRIBUTION SUITE < <(. /etc/os-release && echo "${ID:-none} ${VERSION_CODENAME:-none}")
-    local -a packages
-    mapfile -t packages < <(missing_packages)
-    if [[ ${packages[*]} ]]; then install_packages "${packages[@]}"; fi
+    install_missing
     if dockerd_pid >/dev/null && answers; then
         network_up # a firewall that was reloaded has lost our rules
         describe
@@ -415,4 +420,5 @@ main() {
     esac
 }
 
-main "$@"
+# Sourced (by the tests), the script only defines its functions.
+if [[ ${BASH_SOURCE[0]:-$0} == "$0" ]]; then main "$@"; fi

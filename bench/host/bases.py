@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from docker.models.images import Image
 
 # A registry that is there answers a question about one image within this time.
-REGISTRY_TIMEOUT_S = 15
+REGISTRY_TIMEOUT_S = 8
 # Between two answers while an image is pulled.
 PULL_TIMEOUT_S = 300
 
@@ -65,13 +65,14 @@ def resolve(
         progress(f"no registry answers: building on {made}")
         return Base(made, identity(local), "made")
     build = f"`invoke build-image --profile {profile}`"
-    raise UsageFault(
-        f"the base image {pinned} is not here and no registry answers",
-        hint=f"{build} builds on the {made} that is here"
-        if local is not None
-        else f"`sudo .venv/bin/invoke base-image` makes one, {build} then builds on it; "
-        "--base IMAGE takes one that is here",
-    )
+    if local is not None:
+        hint = f"{build} builds on {made}, which `invoke base-image` made"
+    else:
+        hint = (
+            f"`sudo .venv/bin/invoke base-image` makes a base, {build} then builds on it; "
+            "--base IMAGE takes one that is here"
+        )
+    raise UsageFault(f"the base image {pinned} is not here and no registry answers", hint=hint)
 
 
 def identity(image: Image) -> str:

@@ -122,12 +122,14 @@ def stop(process: subprocess.Popen[str]) -> None:
 def step_name(line: str) -> str | None:
     """What a line of buildx's plain progress begins; None for all other lines.
 
-    ``#7 [stage-2 3/6] RUN …`` is a step, ``#7 12.3 text`` its output.
+    ``#7 [image 3/6] RUN … <<'SHELL' (# Python packages...)`` is a step, ``#7 12.3 text`` its
+    output. buildx shows the first line of a script, which docker/Dockerfile makes a comment.
     """
-    found = re.match(r"#\d+ (\[[^\]]+\] .+|exporting to .+|unpacking to .+)$", line)
+    found = re.match(r"#\d+ (?:(\[[^\]]+\] .+)|((?:exporting|unpacking) to \S+))$", line)
     if found is None:
         return None
-    return re.sub(r"\s*--mount=\S+|\s*<<'?\w+'?.*$", "", found[1])
+    name = found[1] or found[2]
+    return re.sub(r"RUN .*\(# (.+?)(\.\.\.)?\)$", r"\1", name)
 
 
 def mask(line: str, words: Iterable[str]) -> str:

@@ -50,11 +50,6 @@ def run(
     except UsageFault:
         directory.discard()
         raise
-    except OSError as error:  # the log cannot be written: the disk is full
-        directory.discard()
-        raise UsageFault(
-            f"the run's files cannot be written: {error}", hint="free space, or name --out DIR"
-        ) from error
     except KeyboardInterrupt:
         _, path = _publish(directory, spec, engine, image, "interrupted by the user")
         raise JobFailed("interrupted", hint=f"what the job had done is kept in {path}") from None
@@ -77,11 +72,17 @@ def log_tail(path: Path) -> list[str]:
 
 
 def _follow(engine: Engine, launch: Launch, directory: RunDirectory, what: str) -> Ending:
-    with directory.log.open("w", encoding="utf-8") as log, job_progress(what) as show:
+    # Unbuffered: what a killed host had been told is in the log, and a full disk says so at once.
+    with directory.log.open("wb", buffering=0) as log, job_progress(what) as show:
 
         def on_line(line: str) -> None:
-            log.write(line + "\n")
-            log.flush()
+            try:
+                log.write(f"{line}\n".encode())
+            except OSError as error:
+                raise UsageFault(
+                    f"cannot write {directory.log}: {error.strerror}",
+                    hint="free space, or name another directory: --out DIR",
+                ) from error
             show(line)
 
         return engine.run(launch, on_line)

@@ -37,10 +37,10 @@ class HostNetwork:
 
     @property
     def passwords(self) -> frozenset[str]:
-        """Every password and user name in a URL, so that a build's output can be cleaned."""
-        texts = [*self.variables.values(), self.apt_sources or ""]
-        found = re.findall(r"://([^/\s@:]+)(?::([^/\s@]+))?@", " ".join(texts))
-        return frozenset(part for pair in found for part in pair if len(part) > 2)
+        """Every password or token in a URL, so that a build's output can be cleaned of them."""
+        texts = " ".join([*self.variables.values(), self.apt_sources or ""])
+        found = re.findall(r"://([^/\s@:]+)(?::([^/\s@]+))?@", texts)
+        return frozenset(password or token for token, password in found)
 
     @property
     def on_loopback(self) -> bool:

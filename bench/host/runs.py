@@ -70,7 +70,8 @@ def create(out: Path, spec: JobSpec) -> RunDirectory:
         UsageFault: ``out`` cannot be written or is full.
     """
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
-    run_id = f"{stamp}-{spec.model}-{spec.kind}-{secrets.token_hex(2)}"
+    what = spec.model if spec.kind == "bench" else f"{spec.model}-{spec.kind}"
+    run_id = f"{stamp}-{what}-{secrets.token_hex(2)}"
     path = out.absolute() / f"{run_id}{PARTIAL}"
     made_out = not out.exists()
     try:

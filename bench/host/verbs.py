@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -111,11 +110,9 @@ def base_image(suite: str | None) -> None:
 
 def list_runs(out: Path) -> None:
     """One line a run, oldest first; a damaged record is named and skipped."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("run", "status", "engine", "before ms", "after ms", "speed-up"):
-        table.add_column(
-            name, no_wrap=True, justify="right" if name.endswith(("ms", "up")) else "left"
-        )
+        table.add_column(name, justify="right" if "ms" in name else "left", no_wrap=True)
     damaged = []
     for path in runs.listed(out):
         try:

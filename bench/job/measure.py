@@ -30,16 +30,19 @@ class SamplingPlan:
     floor: int = 3
 
     @classmethod
-    def of(cls, repeats: int | None, *, slow_by_nature: bool) -> SamplingPlan:
+    def of(cls, repeats: int | None, *, slow_by_nature: bool, warm_s: float = 0.0) -> SamplingPlan:
         """The plan for ``repeats`` asked for (None: adaptive).
+
+        ``warm_s`` is what earlier calls, those of the parity gate, have warmed up already.
 
         ``slow_by_nature`` is for the unoptimised *before*, which may stop at three samples
         once it has spent 30 s: its spread is far below the factor it is there to show.
         """
         give_up_s = 30.0 if slow_by_nature else None
+        warmup_s = max(0.0, cls.warmup_s - warm_s)
         if repeats is None:
-            return cls(give_up_s=give_up_s)
-        return cls(least=repeats, most=repeats, for_s=0.0, give_up_s=give_up_s)
+            return cls(give_up_s=give_up_s, warmup_s=warmup_s)
+        return cls(least=repeats, most=repeats, for_s=0.0, warmup_s=warmup_s, give_up_s=give_up_s)
 
 
 def sample(
@@ -48,10 +51,10 @@ def sample(
     """Milliseconds of each call, in order, after a warm-up that is thrown away."""
     started = time.perf_counter()
     for _ in range(plan.warmup_most):
-        call()
-        synchronize()
         if time.perf_counter() - started >= plan.warmup_s:
             break
+        call()
+        synchronize()
     samples: list[float] = []
     started = time.perf_counter()
     while not _enough(len(samples), time.perf_counter() - started, plan):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 
 from bench.errors import BenchError
 from bench.job import backends, gpt, measure, reference
-from bench.job.backends.base import Prepared, Ready
+from bench.job.backends.base import Prepared
 from bench.job.compile import library
 from bench.record import Fault, JobSpec, Latency, Parity, Result, StepReport, TvmLibrary
 
@@ -73,9 +74,15 @@ def _bench(step: str, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor, out: 
     prepared = backend.prepare(spec, model, tokens)
     ready = prepared.ready
 
+    warm_s = 0.0
+
     def logits_of(gated: torch.Tensor) -> np.ndarray:
-        output = ready.run(ready.stage(gated))
+        nonlocal warm_s
+        staged = ready.stage(gated)
+        begin = time.perf_counter()
+        output = ready.run(staged)
         ready.synchronize()
+        warm_s += time.perf_counter() - begin
         return ready.logits(output)
 
     parity = reference.gate(spec, logits_of, out)
@@ -92,7 +99,11 @@ def _bench(step: str, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor, out: 
     if not parity.passed:
         failed = {"status": "failed", "reason": _why(parity), "peak_memory_mib": _peak_memory_mib()}
         return StepReport(result=result.model_copy(update=failed), tvm_library=_library(prepared))
-    samples = _samples(spec, ready, tokens, slow_by_nature=backend.slow_by_nature)
+    plan = measure.SamplingPlan.of(
+        spec.repeats, slow_by_nature=backend.slow_by_nature, warm_s=warm_s
+    )
+    staged = ready.stage(tokens)
+    samples = measure.sample(lambda: ready.run(staged), ready.synchronize, plan)
     latency = Latency.of(samples)
     measured = {
         "latency_ms": latency,
@@ -100,14 +111,6 @@ def _bench(step: str, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor, out: 
         "peak_memory_mib": _peak_memory_mib(),
     }
     return StepReport(result=result.model_copy(update=measured), tvm_library=_library(prepared))
-
-
-def _samples(
-    spec: JobSpec, ready: Ready, tokens: torch.Tensor, *, slow_by_nature: bool
-) -> list[float]:
-    staged = ready.stage(tokens)
-    plan = measure.SamplingPlan.of(spec.repeats, slow_by_nature=slow_by_nature)
-    return measure.sample(lambda: ready.run(staged), ready.synchronize, plan)
 
 
 def _why(parity: Parity) -> str:

@@ -37,7 +37,7 @@ def environment() -> Environment:
     )
 
 
-def record(run_id: str = "20260101-000000-gpt2-bench-abcd") -> RunRecord:
+def record(run_id: str = "20260101-000000-gpt2-abcd") -> RunRecord:
     spec = JobSpec()
     return RunRecord(
         run_id=run_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,10 +143,23 @@ def test_a_request_the_job_finds_impossible_leaves_nothing(tmp_path: Path) -> No
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_disk_that_fills_up_under_the_log_is_an_error_not_a_crash(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_under_the_log_is_an_error_not_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def script(at: Launch, on_line: OnLine) -> Ending:
-        raise OSError(28, "No space left on device")
+        (at.run_dir / "job.log").unlink()
+        on_line("a line for a disk that is full")
+        return Ending("exited", exit_code=0)
 
+    real = Path.open
+
+    def on_a_full_disk(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "job.log":
+            path.touch()
+            return open("/dev/full", "wb", buffering=0)  # every write: no space left on device
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", on_a_full_disk)
     with pytest.raises(UsageFault, match="No space left"):
         run(tmp_path, script)
     assert list((tmp_path / "out").iterdir()) == []

@@ -55,6 +55,12 @@ def test_only_the_slow_before_may_stop_at_three(repeats: int | None) -> None:
     assert len(sample(device.run, device.synchronize, spent)) == 3
 
 
+def test_what_the_gate_has_warmed_up_is_not_warmed_up_again() -> None:
+    device = Device()
+    warm = SamplingPlan.of(10, slow_by_nature=False, warm_s=60.0)
+    assert len(sample(device.run, device.synchronize, warm)) == device.calls == 10
+
+
 def test_a_sample_is_in_milliseconds_and_covers_the_call() -> None:
     device = Device(seconds=0.005)
     plan = SamplingPlan(least=10, most=10, for_s=0.0, warmup_s=0.0)

@@ -124,7 +124,7 @@ def test_a_damaged_record_is_named_and_skipped_by_results(tmp_path: Path) -> Non
 
 
 def test_show_without_runs_exits_2(tmp_path: Path) -> None:
-    refused(invoke("show", "--out", str(tmp_path / "absent")))
+    refused(invoke("show", "last", "--out", str(tmp_path / "absent")))
 
 
 def test_results_without_runs_says_how_to_make_one(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ class DockerEngine:
     """Runs jobs in containers of ``image`` (an image id) on the engine behind ``client``."""
 
     name = "docker"
+    command: tuple[str, ...] = ("python", "-m", "bench.job", f"{_RUN_DIR}/spec.json")
 
     def __init__(self, client: DockerClient, image: str) -> None:
         self._client = client
@@ -104,7 +105,7 @@ class DockerEngine:
         try:
             return self._client.containers.create(
                 self._image,
-                ["python", "-m", "bench.job", f"{_RUN_DIR}/spec.json"],
+                list(self.command),
                 name=f"gpt-frontend-{launch.run_id}",
                 labels={RUN_LABEL: launch.run_id},
                 user=who.user,
@@ -264,11 +265,14 @@ def _ending(container: Any) -> Ending:
 
 
 def _remove(container: Any) -> None:
-    from docker.errors import APIError, NotFound
+    from docker.errors import APIError
+    from requests.exceptions import RequestException
 
-    with contextlib.suppress(APIError, NotFound):
+    # It may have ended, somebody may be removing it, or the engine may be gone: the label lets
+    # `invoke clean` find what could not be removed.
+    with contextlib.suppress(APIError, RequestException):
         container.stop(timeout=_STOP_S)
-    with contextlib.suppress(NotFound):
+    with contextlib.suppress(APIError, RequestException):
         container.remove(force=True, v=True)
 
 

@@ -21,7 +21,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from tvm.s_tir import Schedule, dlight
 from tvm.s_tir.schedule import ScheduleError
 from tvm.script.ir_builder import IRBuilder
-from tvm.support import cc
+from tvm.support import cc, nvcc
 from tvm.target import codegen
 from tvm.tirx.script.builder import ir as T
 
@@ -33,12 +33,15 @@ __all__ = [
     "ScheduleError",
     "T",
     "child_blocks",
+    "compile_kernel",
     "compile_lowered",
     "cpu_has_feature",
+    "cuda_machine_code",
     "cxx_compiler",
     "default_pipeline",
     "device",
     "direct_vars",
+    "dispatch_passes",
     "elementwise",
     "extent",
     "finalize_passes",
@@ -67,6 +70,7 @@ __all__ = [
     "tensor_var",
     "tirx",
     "tvm",
+    "uncompiled_cuda",
     "var_name",
     "virtual_machine",
 ]
@@ -136,8 +140,16 @@ def prim_func(name: str, body: Callable[[], None]) -> Any:
 
 
 def is_unscheduled(func: Any) -> bool:
-    """Whether ``func`` is TensorIR that TVM made and nobody has scheduled."""
-    return isinstance(func, tirx.PrimFunc) and "bench.name" not in (func.attrs or {})
+    """Whether ``func`` is TensorIR that TVM made of blocks and nobody has scheduled.
+
+    A function written as loops, a scan for example, has no root block with others in it.
+    """
+    return (
+        isinstance(func, tirx.PrimFunc)
+        and "bench.name" not in (func.attrs or {})
+        and isinstance(func.body, s_tir.SBlockRealize)
+        and func.body.block.name_hint == "root"
+    )
 
 
 def child_blocks(schedule: Any) -> list[Any]:
@@ -233,13 +245,17 @@ def _backend(target: Any) -> Any:
     return importlib.import_module(f"tvm.relax.backend.{name}.pipeline")
 
 
+def dispatch_passes(target: Any) -> list[Any]:
+    """Scans, sorts and sampling to the backend's own kernels: nothing else lowers them."""
+    return list(_backend(target).library_dispatch_passes(target))
+
+
 def fusion_passes(legalize_map: dict[str, Any] | None = None) -> list[Any]:
     """Operators to TensorIR, neighbours fused into one kernel where TVM's rules allow.
 
     ``legalize_map`` says what replaces a call of an operator, where that is not TVM's rule.
     """
     return [
-        relax.transform.DeadCodeElimination(),
         relax.transform.LegalizeOps(legalize_map),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
@@ -266,6 +282,39 @@ def finalize_passes(target: Any) -> list[Any]:
 def compile_lowered(mod: Any, target: Any) -> Any:
     """Code for a module that a pipeline has lowered already."""
     return tvm.compile(mod, target, relax_pipeline=None)
+
+
+def compile_kernel(kernel: Any, target: Any) -> Any:
+    """One TensorIR function as a callable on tensors, the outputs last."""
+    return tvm.compile(kernel.with_attr("global_symbol", "kernel"), target)["kernel"]
+
+
+def uncompiled_cuda(executable: Any) -> list[str]:
+    """The CUDA source that ``executable`` carries in place of machine code.
+
+    Where no NVIDIA driver is installed TVM's CUDA runtime does not load, and 0.27 then leaves
+    the source in the library, to be compiled on the machine that loads it.
+    """
+    if tvm.get_global_func("ffi.Module.create.cuda", allow_missing=True) is not None:
+        return []
+    sources, modules = [], [executable.mod]
+    while modules:
+        module = modules.pop()
+        modules.extend(module.imports)
+        if module.kind == "cuda":
+            sources.append(str(module.inspect_source("")))
+    return sources
+
+
+def cuda_machine_code(source: str, arch: str, compiler: str) -> bytes:
+    """``source`` compiled for ``arch`` as TVM does it, with "nvcc" or "nvrtc".
+
+    Raises:
+        RuntimeError: the CUDA compiler refuses.
+    """
+    kind = "fatbin" if compiler == "nvcc" else "cubin"
+    with tvm.target.Target({"kind": "cuda", "arch": arch}):
+        return bytes(nvcc.compile_cuda(source, target_format=kind, compiler=compiler))
 
 
 def cxx_compiler() -> str | None:

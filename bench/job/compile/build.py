@@ -66,6 +66,7 @@ def compile_module(
     Raises:
         UsageFault: unknown pipeline, a type that is not supported, or a GPU target without
             a CUDA compiler.
+        JobFailed: the CUDA compiler refuses the kernels.
     """
     chosen = find_pipeline(pipeline)
     api.plan_threads(target.cores)
@@ -74,6 +75,7 @@ def compile_module(
         imported = import_module(module, example)
         lowered = chosen.apply(imported.mod, target)
         executable = api.compile_lowered(lowered, target.tvm())
+        cudacc.check(executable, target)
         params = rewrite.pack_params(lowered, imported.params)
     return Compiled(executable, params, time.perf_counter() - start)
 

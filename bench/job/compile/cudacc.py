@@ -7,8 +7,10 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
-from bench.errors import UsageFault
+from bench.errors import JobFailed, UsageFault
+from bench.job.compile import api
 from bench.job.compile.target import CompileTarget
 
 # TVM asks for its choice of compiler through the environment alone.
@@ -30,6 +32,29 @@ def find_compiler() -> str:
         "no CUDA compiler found: neither nvcc nor NVRTC",
         hint="install the CUDA toolkit and put nvcc on PATH, or: pip install 'apache-tvm[cuda]'",
     )
+
+
+def check(executable: Any, target: CompileTarget) -> None:
+    """Make machine code of any CUDA source that ``executable`` still carries, and drop it.
+
+    So a kernel that the CUDA compiler refuses fails here and not on the machine with the GPU.
+
+    Raises:
+        JobFailed: the CUDA compiler refuses the source or the architecture.
+    """
+    if target.kind != "cuda":
+        return
+    for source in api.uncompiled_cuda(executable):
+        try:
+            api.cuda_machine_code(source, str(target.arch), os.environ[_MODE])
+        except RuntimeError as error:
+            said = [line.strip() for line in str(error).splitlines() if line.strip()] or [
+                "no reason given"
+            ]
+            raise JobFailed(
+                f"the CUDA compiler refuses the kernels: {said[-1] if said else 'no reason given'}",
+                hint=f"check that this CUDA toolkit supports {target.arch}: nvcc --list-gpu-arch",
+            ) from error
 
 
 @contextlib.contextmanager

@@ -25,7 +25,8 @@ def import_module(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) ->
     """``module`` as Relax for the shapes of ``example``; a tied weight is one parameter.
 
     Raises:
-        UsageFault: a parameter or buffer is floating point but not float32.
+        UsageFault: a parameter or buffer is floating point but not float32, or TVM's importer
+            has no rule for an operator.
     """
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
@@ -36,5 +37,11 @@ def import_module(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch.export's own
         exported = torch.export.export(module, example)
-        mod, params = api.import_exported(exported)
+        try:
+            mod, params = api.import_exported(exported)
+        except AssertionError as error:  # how 0.27 says so
+            raise UsageFault(
+                f"TVM cannot import the model: {error}",
+                hint="write the model with other operators of PyTorch",
+            ) from error
     return Imported(mod, [param.numpy() for param in params])

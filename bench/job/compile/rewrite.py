@@ -86,7 +86,8 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
             params, body, is_pure=self.main.is_pure, attrs=self.main.attrs
         ).with_attr(PACKED_ATTR, widths)
         self.builder_.update_func(self.builder_.get().get_global_var("main"), main)
-        return self.builder_.get()
+        # A product that is part of a biased one, and its kernel, are no longer used.
+        return relax.transform.DeadCodeElimination()(self.builder_.get())
 
     def _packable(self) -> set[Any]:
         """Parameters all of whose uses a packed weight can serve."""

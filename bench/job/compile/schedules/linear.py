@@ -69,7 +69,7 @@ def linear(m: int, n: int, k: int, *, bias: bool, target: CompileTarget) -> Any:
                         for i in range(tile.rows):
                             put(i, j)
 
-    return prim_func(f"linear_{m}x{n}x{k}", body)
+    return prim_func(f"linear_{m}x{n}x{k}{'_bias' if bias else ''}", body)
 
 
 def gather(count: int, n: int, k: int, width: int) -> Any:

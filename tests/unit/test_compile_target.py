@@ -1,0 +1,97 @@
+"""The machine that code is generated for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.errors import JobFailed, UsageFault
+from bench.job import gpt
+from bench.job.compile import api, build, cudacc, target
+
+
+def test_the_cpu_is_one_that_llvm_knows() -> None:
+    cpu = target.detect_cpu()
+    assert cpu.kind == "llvm"
+    assert cpu.mcpu in api.known_cpus()
+    assert cpu.cores >= 1
+    assert json.loads(json.dumps(cpu.to_dict())) == cpu.to_dict()
+    assert target.detect_cpu(cores=3).cores == 3
+    with pytest.raises(UsageFault):
+        target.detect_cpu(cores=0)
+
+
+def test_an_unknown_cpu_falls_back_to_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "host_cpu", lambda: "cpu-of-next-year")
+    assert target.detect_cpu().mcpu in ("x86-64", "generic")
+
+
+@pytest.mark.parametrize(
+    ("features", "lanes", "registers"),
+    [(("avx512f", "avx2"), 16, 32), (("avx2", "fma"), 8, 16), ((), 4, 16)],
+)
+def test_vector_width_follows_the_features(
+    features: tuple[str, ...], lanes: int, registers: int
+) -> None:
+    cpu = target.CompileTarget("llvm", "x86-64", features, 2)
+    assert (cpu.lanes, cpu.registers) == (lanes, registers)
+
+
+@pytest.mark.parametrize(
+    ("files", "seconds"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_cgroup_quota_lowers_the_cores(
+    files: dict[str, str], seconds: float | None, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    unlimited = target.available_cores(tmp_path / "none")
+    cores = target.available_cores(tmp_path)
+    assert cores == (unlimited if seconds is None else min(unlimited, 2 if seconds > 1 else 1))
+
+
+def test_an_unknown_gpu_architecture_is_refused() -> None:
+    with pytest.raises(UsageFault, match="sm_999") as caught:
+        target.cuda("sm_999")
+    assert "sm_90" in (caught.value.hint or "")
+
+
+def test_without_a_cuda_compiler_the_toolkit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TVM_CUDA_COMPILE_MODE", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = gpt.preset("gpt-nano")
+    with pytest.raises(UsageFault) as caught:
+        build.compile_module(
+            gpt.build(config, 1),
+            (gpt.tokens_for(config, 1, 3, 1),),
+            "optimized",
+            target.cuda("sm_90"),
+        )
+    assert "apache-tvm[cuda]" in (caught.value.hint or "")
+
+
+def test_what_the_cuda_compiler_says_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, arch: str, compiler: str) -> bytes:
+        raise RuntimeError(f"nvcc fatal error: unsupported gpu architecture '{arch}'")
+
+    monkeypatch.setattr(api, "uncompiled_cuda", lambda executable: ["kernel"])
+    monkeypatch.setattr(api, "cuda_machine_code", refuse)
+    monkeypatch.setenv("TVM_CUDA_COMPILE_MODE", "nvcc")
+    with pytest.raises(JobFailed, match="sm_60"):
+        cudacc.check(object(), target.cuda("sm_60"))
+
+
+@pytest.mark.parametrize("name", api.__all__)
+def test_every_name_of_the_tvm_api_is_there(name: str) -> None:
+    assert getattr(api, name) is not None
