@@ -67,7 +67,9 @@ containerd_pid() { our_pid "$CONTAINERD_PID" "--config=$CONTAINERD_CONFIG"; }
 
 # The limit: a wedged daemon must not hang the script.
 ask_version() {
-    timeout 10 docker --host "unix://$SOCKET" version --format '{{.Server.Version}}' 2>/dev/null
+    local version # docker prints an empty line where it gets no answer
+    version=$(timeout 10 docker --host "unix://$SOCKET" version --format '{{.Server.Version}}' \
+        2>/dev/null) && printf '%s' "$version"
 }
 answers() { ask_version >/dev/null; }
 
@@ -314,13 +316,15 @@ start_daemons() {
     launch "$CONTAINERD_PID" "$CONTAINERD_LOG" containerd "--config=$CONTAINERD_CONFIG"
     wait_for 30 test -S "$CONTAINERD_SOCKET" || start_failed containerd "$CONTAINERD_LOG"
     launch "$DOCKERD_PID" "$DOCKERD_LOG" dockerd "--config-file=$DOCKERD_CONFIG"
-    wait_for 60 ready_or_dead
+    wait_for 60 ready_or_dead || : # too late is told by the next line
     answers || start_failed dockerd "$DOCKERD_LOG"
     # The person who typed sudo may use the engine without it; nobody else is let in.
     if [[ ${SUDO_UID:-} ]]; then chown "$SUDO_UID" "$SOCKET"; fi
 }
 
-ready_or_dead() { ! dockerd_pid >/dev/null || { [[ -S $SOCKET ]] && answers; }; }
+# The bare number will do here: the process is our child, and its command line is the daemon's only
+# once it has gone through exec.
+ready_or_dead() { gone "$(<"$DOCKERD_PID")" || { [[ -S $SOCKET ]] && answers; }; }
 
 stop_one() {
     local pid=$1 patience=$2

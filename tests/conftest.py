@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,9 +42,10 @@ def _gpu() -> bool:
     return program is not None and subprocess.run([program], capture_output=True).returncode == 0
 
 
-@pytest.fixture(autouse=True)
-def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or fills the user's artefact store."""
+@pytest.fixture(autouse=True, scope="session")
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or fills the user's artefact store; they share one of their own."""
     store = tmp_path_factory.getbasetemp() / "store"
-    monkeypatch.setenv("GPT_FRONTEND_STORE", str(store))
-    return store
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPT_FRONTEND_STORE", str(store))
+        yield store

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bench.errors import JobFailed, UsageFault
-from bench.host import base_image, buildx, image
+from bench.errors import UsageFault
+from bench.host import buildx, image
 from bench.host.engine.endpoint import Endpoint
 from bench.host.image import BuildRequest
 from bench.host.pins import Pins, load
@@ -261,167 +259,6 @@ def test_named_base_is_never_replaced(pins: Pins) -> None:
     with pytest.raises(UsageFault, match="ubuntu:1"):
         image.plan(BuildRequest("cpu", "ubuntu:1"), pins, client, made_base=True, environ={})
     assert client.api.timeout == 60
-
-
-# --- running buildx ---
-
-
-def fake_docker(folder: Path, body: str) -> dict[str, str]:
-    """A docker program of our own, first in the search path."""
-    program = folder / "docker"
-    program.write_text(f"#!/bin/sh\n{body}\n")
-    program.chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}"}
-
-
-@pytest.mark.parametrize(
-    ("line", "hint"),
-    [
-        ("#7 1.2 write /x: no space left on device", "docker system prune"),
-        ("#7 1.2 SSLError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]')", "REQUESTS_CA_BUNDLE"),
-        ("#7 1.2 Temporary failure resolving 'mirror.example'", "https_proxy"),
-        ("#7 1.2 THESE PACKAGES DO NOT MATCH THE HASHES", "PIP_FIND_LINKS"),
-    ],
-)
-def test_failed_build_shows_its_end_and_a_hint(tmp_path: Path, line: str, hint: str) -> None:
-    environ = fake_docker(tmp_path, f'echo "#7 [image 2/6] RUN x"; echo "{line}" >&2; exit 17')
-    steps: list[str] = []
-    with pytest.raises(JobFailed) as caught:
-        buildx.run(["docker"], tmp_path, environ, steps.append)
-    assert caught.value.exit_code == 1
-    assert "exit code 17" in caught.value.message
-    assert line.removeprefix("#7 1.2 ") in caught.value.message
-    assert hint in str(caught.value.hint)
-    assert steps == ["[image 2/6] RUN x"]
-
-
-def test_masked_words_are_shown_nowhere(tmp_path: Path) -> None:
-    environ = fake_docker(tmp_path, 'echo "#1 [a] hunter2"; echo "#1 0.1 at hunter2"; exit 1')
-    steps: list[str] = []
-    with pytest.raises(JobFailed) as caught:
-        buildx.run(["docker"], tmp_path, environ, steps.append, ["hunter2"])
-    assert "hunter2" not in caught.value.message + "".join(steps)
-    assert "****" in caught.value.message
-
-
-def test_interrupt_stops_the_build_and_is_raised_again(tmp_path: Path) -> None:
-    stopped = tmp_path / "stopped"
-    body = (
-        f"trap 'touch {stopped}; kill $pid; exit 1' INT\n"
-        'sleep 60 & pid=$!\necho "#1 [a] started"\nwait'
-    )
-    environ = fake_docker(tmp_path, body)
-
-    def interrupt(_: str) -> None:
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-
-    with pytest.raises(KeyboardInterrupt):
-        buildx.run(["docker"], tmp_path, environ, interrupt)
-    assert stopped.exists()
-
-
-@pytest.mark.parametrize(
-    ("line", "step"),
-    [
-        (
-            "#9 [image 3/6] RUN --mount=type=secret,id=ca <<'SHELL' (# Python packages...)",
-            "[image 3/6] Python packages",
-        ),
-        (
-            "#9 [project 2/4] COPY bench/*.py /project/bench/",
-            "[project 2/4] COPY bench/*.py /project/bench/",
-        ),
-        ("#12 exporting to image", "exporting to image"),
-        ("#12 exporting layers 38.5s done", None),
-        ("#9 12.3 Get:1 http://mirror.example", None),
-        ("#9 DONE 3.2s", None),
-        ("#9 CACHED", None),
-    ],
-)
-def test_step_names(line: str, step: str | None) -> None:
-    assert buildx.step_name(line) == step
-
-
-def test_missing_buildx_and_missing_docker_say_what_to_install(tmp_path: Path) -> None:
-    with pytest.raises(UsageFault, match="no buildx") as caught:
-        buildx.check(fake_docker(tmp_path, "exit 1"))
-    assert "docker-buildx" in str(caught.value.hint)
-    with pytest.raises(UsageFault, match="docker program is missing"):
-        buildx.check({"PATH": str(tmp_path / "empty")})
-
-
-# --- the base image ---
-
-
-def test_tree_keeps_nothing_of_the_machine(tmp_path: Path) -> None:
-    files = {
-        "etc/hostname": "builder",
-        "etc/resolv.conf": "nameserver 192.0.2.1",
-        "etc/machine-id": "abc",
-        "etc/apt/sources.list": "deb http://mirror.internal/debian bookworm main",
-        "var/log/bootstrap.log": "http://mirror.internal",
-        "var/log/apt/term.log": "",
-        "var/lib/apt/lists/mirror.internal_InRelease": "",
-        "var/cache/apt/archives/x.deb": "http://mirror.internal",
-        "usr/bin/true": "",
-    }
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    base_image.clean(
-        tmp_path, "bookworm", "http://mirror.internal/debian", "http://public.example/debian"
-    )
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"etc/apt/sources.list", "etc/machine-id", "usr/bin/true"}
-    assert (tmp_path / "etc/machine-id").read_text() == ""
-    assert (tmp_path / "etc/apt/sources.list").read_text().splitlines() == [
-        "deb http://public.example/debian bookworm main",
-        "deb http://public.example/debian bookworm-updates main",
-        "deb http://public.example/debian-security bookworm-security main",
-    ]
-
-
-def test_a_mirror_left_in_the_tree_is_not_imported(tmp_path: Path) -> None:
-    (tmp_path / "etc/apt").mkdir(parents=True)
-    (tmp_path / "etc/odd.conf").write_text("see http://mirror.internal/debian")
-    with pytest.raises(JobFailed, match=r"etc/odd\.conf"):
-        base_image.clean(
-            tmp_path, "bookworm", "http://mirror.internal/debian", "http://public.example"
-        )
-
-
-def test_base_image_needs_root_and_debootstrap(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    found: dict[str, str | None] = {"docker": "docker", "debootstrap": None}
-    monkeypatch.setattr(shutil, "which", lambda name, **_: found[name])
-    with pytest.raises(UsageFault, match="debootstrap is not installed") as caught:
-        base_image.make(ENDPOINT, None, print)
-    assert "apt-get install" in str(caught.value.hint)
-    found["debootstrap"] = str(tmp_path / "debootstrap")
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(UsageFault, match="root") as caught:
-        base_image.make(ENDPOINT, None, print)
-    assert "sudo" in str(caught.value.hint)
-
-
-def test_public_mirror_is_debootstraps_own_default(tmp_path: Path) -> None:
-    script = tmp_path / "debootstrap"
-    script.write_text('#!/bin/sh\nDEF_MIRROR="http://public.example/debian/"\n')
-    assert base_image.public_mirror(script) == "http://public.example/debian"
-    script.write_text("#!/bin/sh\n")
-    with pytest.raises(UsageFault):
-        base_image.public_mirror(script)
-
-
-def test_mounts_are_listed_deepest_first(tmp_path: Path) -> None:
-    table = tmp_path / "mountinfo"
-    table.write_text(
-        "1 0 8:1 / / rw - ext4 a rw\n2 1 8:1 / /t/root/proc rw - proc p rw\n"
-        "3 2 8:1 / /t/root/proc/sys rw - proc p rw\n4 1 8:1 / /to rw - tmpfs t rw\n"
-    )
-    assert base_image.mounts_under(Path("/t"), table) == ["/t/root/proc/sys", "/t/root/proc"]
 
 
 def test_nothing_imports_the_sdk_at_import() -> None:

@@ -150,15 +150,17 @@ def test_doctor_gives_json_with_a_remedy_for_what_is_missing() -> None:
 
 
 def test_clean_removes_artefacts_and_abandoned_runs_but_no_results(
-    tmp_path: Path, own_store: Path
+    tmp_path: Path,
 ) -> None:
+    store = tmp_path / "store"
     kept = published(tmp_path)
     abandoned = runs.create(tmp_path, JobSpec()).path
     (abandoned / "owner.json").write_text('{"pid": 4194305, "start": "1"}')
-    entry = own_store / "lib" / ("a" * 64)
+    entry = store / "lib" / ("a" * 64)
     entry.mkdir(parents=True)
     (entry / "lib.so").write_bytes(b"x")
-    assert invoke("clean", "--out", str(tmp_path)).returncode == 0
+    done = invoke("clean", "--out", str(tmp_path), GPT_FRONTEND_STORE=str(store))
+    assert done.returncode == 0
     assert kept.exists() and not abandoned.exists() and not entry.exists()
 
 

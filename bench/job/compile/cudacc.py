@@ -48,11 +48,9 @@ def check(executable: Any, target: CompileTarget) -> None:
         try:
             api.cuda_machine_code(source, str(target.arch), os.environ[_MODE])
         except RuntimeError as error:
-            said = [line.strip() for line in str(error).splitlines() if line.strip()] or [
-                "no reason given"
-            ]
+            said = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise JobFailed(
-                f"the CUDA compiler refuses the kernels: {said[-1] if said else 'no reason given'}",
+                f"the CUDA compiler refuses the kernels: {(said or ['no reason given'])[-1]}",
                 hint=f"check that this CUDA toolkit supports {target.arch}: nvcc --list-gpu-arch",
             ) from error
 
