@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +27,12 @@ if not (Path(sys.prefix) / ".gpt-frontend-lock").is_file():
 from invoke import Context, task  # noqa: E402
 
 from bench.errors import BenchError  # noqa: E402
+from bench.host import interrupts  # noqa: E402
 
 _JOB_HELP = {
     "engine": "auto (default), docker or local; auto takes docker where an engine answers",
     "profile": "the image's profile in docker/pins.toml (default: cpu)",
+    "base": "the image stands on this base, as in build-image --base",
     "model": "gpt-nano, gpt2 (default), gpt2-medium, gpt2-large or gpt2-xl",
     "mode": "prefill (default): all positions of a prompt in one call",
     "batch-size": "sequences in one call (default: 1)",
@@ -51,7 +52,7 @@ def verb(help: dict[str, str] | None = None) -> Callable[[Callable[..., None]], 
         @functools.wraps(body)
         def guarded(*args: Any, **kwargs: Any) -> None:
             debug = logging.getLogger("invoke").isEnabledFor(logging.DEBUG)
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            interrupts.listen()
             try:
                 body(*args, **kwargs)
             except BenchError as error:
@@ -59,7 +60,7 @@ def verb(help: dict[str, str] | None = None) -> Callable[[Callable[..., None]], 
                     raise
                 _stop(error.message, error.hint, error.exit_code)
             except KeyboardInterrupt:
-                _stop("interrupted", None, 1)
+                _stop("interrupted", "nothing is half there: type it again to start over", 1)
             except BrokenPipeError:  # `invoke results | head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             except Exception as error:
@@ -121,6 +122,7 @@ def bench(
     gpu: bool = False,
     engine: str = "auto",
     profile: str | None = None,
+    base: str | None = None,
     model: str | None = None,
     mode: str | None = None,
     batch_size: str | None = None,
@@ -151,7 +153,7 @@ def bench(
         seed=seed,
         timeout_s=timeout,
     )
-    verbs.run_job(spec, engine, profile, Path(out))
+    verbs.run_job(spec, engine, profile, base, Path(out))
 
 
 @verb(
@@ -165,6 +167,7 @@ def compile(
     c: Context,
     engine: str = "auto",
     profile: str | None = None,
+    base: str | None = None,
     model: str | None = None,
     mode: str | None = None,
     batch_size: str | None = None,
@@ -195,7 +198,7 @@ def compile(
         seed=seed,
         timeout_s=timeout,
     )
-    verbs.run_job(spec, engine, profile, Path(out))
+    verbs.run_job(spec, engine, profile, base, Path(out))
 
 
 @verb(help={"out": _JOB_HELP["out"]})
@@ -214,12 +217,12 @@ def show(c: Context, run: str, out: str = "results") -> None:
     verbs.show_run(run, Path(out))
 
 
-@verb(help={"profile": _JOB_HELP["profile"]})
-def shell(c: Context, profile: str | None = None) -> None:
+@verb(help={"profile": _JOB_HELP["profile"], "base": _JOB_HELP["base"]})
+def shell(c: Context, profile: str | None = None, base: str | None = None) -> None:
     """Open a shell in the image, as you, with the project mounted at /workspace."""
     from bench.host import verbs
 
-    verbs.shell(profile)
+    verbs.shell(profile, base)
 
 
 @verb(help={"json": "print the findings as JSON"})

@@ -1,4 +1,4 @@
-"""The names that the host and the job must agree on: models, backends, modes, dtypes.
+"""The names that the host and the job must agree on: models, backends, modes, dtypes, files.
 
 Pure data, so that the host can refuse a bad request without torch or tvm. Adding a model or a
 backend is one line here and, for a backend, one new file in ``bench/job/backends``.
@@ -43,4 +43,13 @@ AFTER = "tvm-optimized"
 
 MODES = ("prefill",)
 DTYPES = ("float32",)
-DEVICES = ("cpu", "cuda")
+
+# How often each backend is called before it is timed. A wrong import can give different garbage
+# each time (an out-of-bounds read does), so that one call may pass by luck.
+GATED_CALLS = 3
+
+# Where host and job find each other's files: beside the spec, and the store of artefacts.
+SPEC_FILE = "spec.json"
+OUTCOME_FILE = "outcome.json"
+SCRATCH_DIR = "scratch"
+STORE_VARIABLE = "GPT_FRONTEND_STORE"

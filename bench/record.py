@@ -25,22 +25,18 @@ Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class JobSpec(_Spec):
-    """Everything a job depends on. The same spec in the same image gives the same record."""
+class RecordedSpec(_Record):
+    """A spec as a record keeps it: readable whatever a later version may have run."""
 
     schema_version: Literal[1] = 1
-    kind: Literal["bench", "compile"] = "bench"
+    kind: str = "bench"
     model: str = "gpt2"
     mode: str = "prefill"
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: str = "cpu"
     batch_size: Count = 1
     seq_len: Count = 64
     dtype: str = "float32"
@@ -55,6 +51,22 @@ class JobSpec(_Spec):
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+
+
+class JobSpec(RecordedSpec):
+    """Everything a job depends on. The same spec in the same image gives the same record.
+
+    Unlike a spec that is read from a record, it refuses what this version cannot run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["bench", "compile"] = "bench"
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def recorded(self) -> RecordedSpec:
+        """The same, as a record keeps it."""
+        return RecordedSpec.model_validate(self.model_dump())
 
     @field_validator("model", "mode", "dtype")
     @classmethod
@@ -140,7 +152,12 @@ class Parity(_Record):
 
 
 class Result(_Record):
-    """One backend's row. No latency stands in a row whose parity did not pass."""
+    """One backend's row. No latency stands in a row whose parity did not pass.
+
+    ``peak_memory_mib`` is the peak resident memory of the backend's process on the host,
+    compiling included; ``compile_cached`` tells that ``compile_s`` is from the run that
+    compiled.
+    """
 
     backend: str
     model: str
@@ -254,7 +271,7 @@ class RunRecord(_Record):
     engine: str
     image: ImageRef | None
     environment: Environment | None
-    spec: JobSpec
+    spec: RecordedSpec
     results: list[Result]
 
 

@@ -32,7 +32,7 @@ class Choice:
     why: str
 
 
-def choose(engine: str, profile: str | None, gpu: bool, pins: Pins) -> Choice:
+def choose(engine: str, profile: str | None, base: str | None, gpu: bool, pins: Pins) -> Choice:
     """The engine for a job.
 
     ``auto`` is docker where an engine answers and the image exists or can be built, else
@@ -57,27 +57,32 @@ def choose(engine: str, profile: str | None, gpu: bool, pins: Pins) -> Choice:
             _require_local_gpu()
         return _local("as asked")
     try:
-        return _docker(name, gpu, pins)
+        with endpoint.engine_errors():
+            return _docker(name, base, gpu, pins)
     except BenchError as error:
         if engine == "docker" or gpu:
             raise
         return _local(f"no container can be had: {error.message}")
 
 
-def _docker(profile: str, gpu: bool, pins: Pins) -> Choice:
+def _docker(profile: str, base: str | None, gpu: bool, pins: Pins) -> Choice:
     where = endpoint.find_endpoint(os.environ)
     client = endpoint.connect(where, os.environ)
     if gpu:
         refusal = docker.gpu_refusal(client)
         if refusal is not None:  # before an image of several GB is built for nothing
             raise docker.no_gpu(refusal)
-    reference = ensure_image(profile, where, client, pins)
+    reference = ensure_image(profile, base, where, client, pins)
     why = f"engine at {where.url} ({where.source}), image {reference.tag}"
     return Choice(docker.DockerEngine(client, reference.id), reference, why)
 
 
 def ensure_image(
-    profile: str, where: endpoint.Endpoint, client: DockerClient, pins: Pins
+    profile: str,
+    base: str | None,
+    where: endpoint.Endpoint,
+    client: DockerClient,
+    pins: Pins,
 ) -> ImageRef:
     """The image of ``profile`` as the project is now, built where it is not there.
 
@@ -85,7 +90,7 @@ def ensure_image(
         UsageFault: unknown profile, or nothing to build it from.
         JobFailed: the build failed.
     """
-    request = image.BuildRequest(profile=profile)
+    request = image.BuildRequest(profile=profile, base=base)
     with working(f"image {profile}") as say:
         found = image.ensure(request, pins, where, client, made_base=True, progress=say)
     return ImageRef(id=found.id, digest=found.digest, tag=found.tag, labels=dict(found.labels))

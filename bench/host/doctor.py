@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from bench import limits
+from bench.catalog import STORE_VARIABLE
 from bench.errors import BenchError
 from bench.host.engine import docker, endpoint
 from bench.host.store import Store
@@ -25,7 +29,9 @@ Level = Literal["ok", "note", "blocks"]
 
 # gpt2 through five backends: a 0.5 GB model, twice, beside a compiler; two packed copies kept.
 _LEAST_MEMORY_GIB = 4
-_LEAST_DISK_GIB = 8
+_LEAST_STORE_GIB = 2
+_LEAST_ENGINE_GIB = 8
+_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,7 @@ class Finding:
 
 def check_engine() -> Finding:
     try:
-        where = endpoint.find_endpoint(os.environ)
-        info = endpoint.connect(where, os.environ).info()
+        where, info = _engine()
     except BenchError as error:
         return Finding(
             "engine",
@@ -76,7 +81,8 @@ def check_buildx() -> Finding:
 
 def check_python() -> Finding:
     version = platform.python_version()
-    if sys.version_info < (3, 10) or sys.version_info >= (3, 14):
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if not (3, 10) <= (major, minor) < (3, 14):
         return Finding(
             "python", "blocks", version, "3.10 to 3.13 are locked", "make setup PYTHON=python3.11"
         )
@@ -102,20 +108,33 @@ def check_compiler() -> Finding:
     return Finding("g++", "ok", path)
 
 
+def check_python_headers() -> Finding:
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        return Finding(
+            "Python.h",
+            "blocks",
+            f"no {header}",
+            "torch.compile compiles C++ that includes it",
+            "apt-get install python3-dev",
+        )
+    return Finding("Python.h", "ok", str(header))
+
+
 def check_cpu() -> Finding:
-    cores = len(os.sched_getaffinity(0))
     flags = _cpu_flags()
     vectors = [name for name in ("avx2", "fma", "avx512f", "amx_tile", "asimd") if name in flags]
-    seen = f"{cores} cores, {' '.join(vectors) or 'no vector extension we know'}"
+    known = " ".join(vectors) or "no vector extension we know"
+    seen = f"{limits.available_cores()} cores for a job, {known}"
     if platform.machine() == "x86_64" and "avx2" not in flags:
         return Finding("cpu", "note", seen, "without AVX2 the schedules fall back", "")
     return Finding("cpu", "ok", seen)
 
 
 def check_memory() -> Finding:
-    total_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    seen = f"{total_gib:.1f} GiB"
-    if total_gib < _LEAST_MEMORY_GIB:
+    gib = limits.memory_bytes() / _GIB
+    seen = f"{gib:.1f} GiB for a job"
+    if gib < _LEAST_MEMORY_GIB:
         return Finding(
             "memory",
             "note",
@@ -127,18 +146,43 @@ def check_memory() -> Finding:
 
 
 def check_disk() -> Finding:
+    """Room for compiled models; the store's folder need not be there yet, and is not made."""
     store = Store.of(os.environ)
-    free_gib = shutil.disk_usage(store.root).free / 2**30
-    seen = f"{free_gib:.0f} GiB free; artefact store {store.size_bytes() / 2**30:.1f} GiB"
-    if free_gib < _LEAST_DISK_GIB:
+    there = next(path for path in (store.root, *store.root.parents) if path.exists())
+    free_gib = shutil.disk_usage(there).free / _GIB
+    held_gib = store.size_bytes() / _GIB
+    seen = f"{free_gib:.0f} GiB free; artefact store {held_gib:.1f} GiB at {store.root}"
+    if free_gib < _LEAST_STORE_GIB:
         return Finding(
             "disk",
             "note",
             seen,
-            f"an image and its build take about {_LEAST_DISK_GIB} GiB",
-            "invoke clean; docker system prune",
+            f"compiled models take about {_LEAST_STORE_GIB} GiB",
+            f"invoke clean; or name another place: {STORE_VARIABLE}=DIR",
         )
     return Finding("disk", "ok", seen)
+
+
+def check_engine_disk() -> Finding:
+    try:
+        where, info = _engine()
+    except BenchError:
+        return Finding("engine's disk", "ok", "no engine, no images")
+    root = Path(info.get("DockerRootDir") or "/nonexistent")
+    # The same path on another machine, or in a virtual machine, says nothing.
+    if not where.url.startswith("unix://") or not root.is_dir():
+        return Finding("engine's disk", "ok", f"{root} is not on this machine")
+    free_gib = shutil.disk_usage(root).free / _GIB
+    seen = f"{free_gib:.0f} GiB free at {root}"
+    if free_gib < _LEAST_ENGINE_GIB:
+        return Finding(
+            "engine's disk",
+            "note",
+            seen,
+            f"an image and its build take about {_LEAST_ENGINE_GIB} GiB",
+            "invoke clean --images; docker system prune",
+        )
+    return Finding("engine's disk", "ok", seen)
 
 
 def check_gpu() -> Finding:
@@ -165,10 +209,12 @@ def check_gpu() -> Finding:
 CHECKS: tuple[Callable[[], Finding], ...] = (
     check_engine,
     check_buildx,
+    check_engine_disk,
     check_disk,
     check_memory,
     check_python,
     check_compiler,
+    check_python_headers,
     check_cpu,
     check_gpu,
 )
@@ -180,9 +226,10 @@ def examine() -> list[Finding]:
     for check in CHECKS:
         try:
             findings.append(check())
-        except (OSError, subprocess.SubprocessError, BenchError) as error:
+        except Exception as error:  # whatever breaks, the other checks still tell
             name = check.__name__.removeprefix("check_")
-            findings.append(Finding(name, "note", f"could not be checked: {error}"))
+            said = f"{type(error).__name__}: {error}"
+            findings.append(Finding(name, "note", f"could not be checked: {said}"))
     return findings
 
 
@@ -201,6 +248,13 @@ def table(findings: list[Finding]) -> Table:
 def as_data(findings: list[Finding]) -> list[dict[str, Any]]:
     """The findings as JSON holds them."""
     return [asdict(finding) for finding in findings]
+
+
+def _engine() -> tuple[endpoint.Endpoint, dict[str, Any]]:
+    """The engine that answers, and what it tells of itself."""
+    where = endpoint.find_endpoint(os.environ)
+    with contextlib.closing(endpoint.connect(where, os.environ)) as client:
+        return where, client.info()
 
 
 def _importable(name: str) -> bool:

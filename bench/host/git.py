@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def state(root: Path) -> tuple[str | None, bool | None]:
-    """(commit, whether tracked files differ from it); (None, None) outside a checkout."""
+    """(commit, whether the tree, new files too, differs); (None, None) outside a checkout."""
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+        dirty = _git(root, "status", "--porcelain")
     except (OSError, subprocess.SubprocessError):
         return None, None
     return commit, bool(dirty)

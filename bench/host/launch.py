@@ -7,17 +7,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from bench.catalog import OUTCOME_FILE, SCRATCH_DIR
 from bench.errors import JobFailed, UsageFault
 from bench.host import git, report, runs
 from bench.host.console import job_progress
 from bench.host.engine.base import Ending, Engine, Launch
+from bench.host.interrupts import held
 from bench.host.runs import RunDirectory
 from bench.host.store import Store
 from bench.record import ImageRef, JobOutcome, JobSpec, Result, RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
-_OUTCOME = "outcome.json"
-_SCRATCH = "scratch"
 _TAIL = 15
 
 
@@ -47,12 +47,13 @@ def run(
     )
     try:
         ending = _follow(engine, launch, directory, f"{spec.kind} {spec.model}")
-    except UsageFault:
+    except KeyboardInterrupt:
+        with held():
+            _, path = _publish(directory, spec, engine, image, "interrupted by the user")
+        raise JobFailed("interrupted", hint=f"what the job had done is kept in {path}") from None
+    except BaseException:
         directory.discard()
         raise
-    except KeyboardInterrupt:
-        _, path = _publish(directory, spec, engine, image, "interrupted by the user")
-        raise JobFailed("interrupted", hint=f"what the job had done is kept in {path}") from None
     outcome = _outcome(directory)
     if outcome and outcome.fault and outcome.fault.exit_code == UsageFault.exit_code:
         directory.discard()
@@ -90,21 +91,24 @@ def _follow(engine: Engine, launch: Launch, directory: RunDirectory, what: str) 
 
 def _outcome(directory: RunDirectory) -> JobOutcome | None:
     try:
-        return JobOutcome.model_validate_json((directory.path / _OUTCOME).read_bytes())
+        return JobOutcome.model_validate_json((directory.path / OUTCOME_FILE).read_bytes())
     except (OSError, ValidationError):  # killed before it wrote one
         return None
 
 
 def _reason(ending: Ending, outcome: JobOutcome | None) -> str | None:
-    """Why the run failed; None where it did not."""
-    if outcome is not None and outcome.finished:
-        if outcome.fault is not None:
-            return outcome.fault.message
-        failed = [result for result in outcome.results if result.status == "failed"]
-        if failed:
-            names = ", ".join(f"{result.backend} ({result.reason})" for result in failed)
-            return f"{len(failed)} of {len(outcome.results)} backends failed: {names}"
-    return None if ending.clean else ending.reason()
+    """Why the run failed; None where it did not: only a job that says so has succeeded."""
+    if not ending.clean:
+        return ending.reason()
+    if outcome is None or not outcome.finished:
+        return "the job ended without an outcome"
+    if outcome.fault is not None:
+        return outcome.fault.message
+    failed = [result for result in outcome.results if result.status == "failed"]
+    if failed:
+        names = ", ".join(f"{result.backend} ({result.reason})" for result in failed)
+        return f"{len(failed)} of {len(outcome.results)} backends failed: {names}"
+    return None
 
 
 def _publish(
@@ -137,10 +141,10 @@ def _publish(
         engine=engine.name,
         image=image,
         environment=environment,
-        spec=spec,
+        spec=spec.recorded(),
         results=results,
     )
-    (directory.path / _OUTCOME).unlink(missing_ok=True)
-    (directory.path / f"{_OUTCOME}.partial").unlink(missing_ok=True)
-    shutil.rmtree(directory.path / _SCRATCH, ignore_errors=True)  # a killed job could not
+    (directory.path / OUTCOME_FILE).unlink(missing_ok=True)
+    (directory.path / f"{OUTCOME_FILE}.partial").unlink(missing_ok=True)
+    shutil.rmtree(directory.path / SCRATCH_DIR, ignore_errors=True)  # a killed job could not
     return record, directory.publish(record, report.markdown(record))

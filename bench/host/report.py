@@ -61,7 +61,9 @@ def summary(record: RunRecord) -> str | None:
     ]
     if peers:
         best, name = min(peers)
-        text += f"; the best peer, {name}, takes {best:.1f} ms ({best / after:.2f}x of after)"
+        text += (
+            f"; the best peer, {plain(name)}, takes {best:.1f} ms ({best / after:.2f}x of after)"
+        )
     return text
 
 
@@ -72,7 +74,7 @@ def headline(record: RunRecord) -> str:
     machine = f"{where.cores} cores, {where.cpu}" if where else "environment unknown"
     place = f"{record.engine}, {record.image.tag}" if record.image else record.engine
     device = f"{where.gpu}" if where and where.gpu and spec.device == "cuda" else spec.device
-    return (
+    return plain(
         f"{spec.model} {spec.mode}, batch {spec.batch_size}, {spec.seq_len} tokens, {spec.dtype}, "
         f"{device} ({machine}; {place})"
     )
@@ -87,13 +89,13 @@ def table(record: RunRecord) -> Table:
     for row in rows(record):
         style = {"failed": "red", "skipped": "dim"}.get(row.status)
         cells = zip(row.cells, _COLUMNS, strict=True)
-        built.add_row(*(escape(_plain(c)) for c, (_, shown) in cells if shown), style=style)
+        built.add_row(*(escape(plain(c)) for c, (_, shown) in cells if shown), style=style)
     return built
 
 
 def notes(record: RunRecord) -> list[str]:
     """Why rows have no figure, each with its backend's name."""
-    return [_plain(row.note) for row in rows(record) if row.note]
+    return [plain(row.note) for row in rows(record) if row.note]
 
 
 def markdown(record: RunRecord) -> str:
@@ -103,7 +105,7 @@ def markdown(record: RunRecord) -> str:
         f"Status: **{record.status}**" + (f" - {_inert(record.reason)}" if record.reason else "")
     ]
     said = summary(record)
-    lines += ["", f"**{said}**"] if said else []
+    lines += ["", f"**{_inert(said)}**"] if said else []
     if record.results:
         lines += ["", "| " + " | ".join(_HEADINGS) + " |"]
         lines += ["|" + "|".join(["---"] * _LEFT + ["---:"] * (len(_COLUMNS) - _LEFT)) + "|"]
@@ -118,7 +120,7 @@ def markdown(record: RunRecord) -> str:
     ]
     if record.environment:
         lines += ["", "| environment | |", "|---|---|"]
-        lines += [f"| {key} | {_inert(value)} |" for key, value in environment(record)]
+        lines += [f"| {_inert(key)} | {_inert(value)} |" for key, value in environment(record)]
     return "\n".join(lines) + "\n"
 
 
@@ -139,7 +141,12 @@ def environment(record: RunRecord) -> list[tuple[str, str]]:
         pairs.append(("tvm library", where.tvm_library.build_id))
     if record.image:
         pairs.append(("image", f"{record.image.tag} {record.image.digest or record.image.id}"))
-    return pairs
+    return [(plain(key), plain(value)) for key, value in pairs]
+
+
+def plain(text: str) -> str:
+    """Without control characters: a record may come from anywhere, a terminal obeys them."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _row(result: Result, base: float | None) -> Row:
@@ -184,14 +191,9 @@ def _number(value: float | None, form: str) -> str:
     return _NO_VALUE if value is None else format(value, form)
 
 
-def _plain(text: str) -> str:
-    """Without control characters: a record may come from anywhere, a terminal obeys them."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def _inert(text: str) -> str:
     """As Markdown text: no table cell broken, no markup or HTML."""
-    plain = _plain(text)
+    shown = plain(text)
     for character in "\\`*_<>|[]":
-        plain = plain.replace(character, f"\\{character}")
-    return plain
+        shown = shown.replace(character, f"\\{character}")
+    return shown

@@ -18,16 +18,18 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from bench.catalog import GATED_CALLS, MODELS, SPEC_FILE
 from bench.errors import UsageFault
+from bench.host import caller
+from bench.host import owner as owners
 from bench.record import SCHEMA_VERSION, JobSpec, RunRecord
 
 PARTIAL = ".partial"
 RECORD = "record.json"
-SPEC = "spec.json"
 LOG = "job.log"
 REPORT = "report.md"
-_OWNER = "owner.json"
-_LEAST_FREE_MIB = 64  # a record is some 100 KiB, the reference of a small job some 10 MiB
+_OWNER = "owner"
+_RECORD_MIB = 64  # record, report and log, with room
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class RunDirectory:
 
     run_id: str
     path: Path
+    made_out: bool = False
 
     @property
     def log(self) -> Path:
@@ -52,6 +55,11 @@ class RunDirectory:
             _write_durably(self.path / RECORD, to_json(record))
             _write_durably(self.path / REPORT, report)
             (self.path / _OWNER).unlink(missing_ok=True)
+            owner = caller.sudo_caller(os.environ)
+            if owner is not None:
+                caller.give(self.path, owner)
+                if self.made_out:
+                    os.chown(self.path.parent, *owner)
             self.path.rename(published)
         except OSError as error:
             self.discard()
@@ -59,8 +67,11 @@ class RunDirectory:
         return published
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind, not even the directory of runs where it was made for this one."""
         shutil.rmtree(self.path, ignore_errors=True)
+        if self.made_out:
+            with contextlib.suppress(OSError):  # another run is in it
+                self.path.parent.rmdir()
 
 
 def create(out: Path, spec: JobSpec) -> RunDirectory:
@@ -73,21 +84,24 @@ def create(out: Path, spec: JobSpec) -> RunDirectory:
     what = spec.model if spec.kind == "bench" else f"{spec.model}-{spec.kind}"
     run_id = f"{stamp}-{what}-{secrets.token_hex(2)}"
     path = out.absolute() / f"{run_id}{PARTIAL}"
-    made_out = not out.exists()
+    directory = RunDirectory(run_id, path)
     try:
+        directory = RunDirectory(run_id, path, made_out=not out.exists())
         path.mkdir(parents=True)
-        free_mib = shutil.disk_usage(path).free // 2**20
-        if free_mib < _LEAST_FREE_MIB:
-            raise OSError(f"only {free_mib} MiB are free, {_LEAST_FREE_MIB} are needed")
-        (path / _OWNER).write_text(json.dumps({"pid": os.getpid(), "start": _start_of("self")}))
-        _write_durably(path / SPEC, to_json(spec))
+        (path / _OWNER).write_text(owners.mine())
+        _write_durably(path / SPEC_FILE, to_json(spec))
     except OSError as error:
-        shutil.rmtree(path, ignore_errors=True)
-        if made_out:
-            with contextlib.suppress(OSError):
-                out.rmdir()
+        directory.discard()
         raise _cannot_write(out, error) from error
-    return RunDirectory(run_id, path)
+    return directory
+
+
+def needed_mib(spec: JobSpec) -> int:
+    """The free space a run wants: its own files, and the float64 reference while it runs."""
+    if spec.kind == "compile":
+        return _RECORD_MIB
+    logits = spec.batch_size * spec.seq_len * MODELS[spec.model].vocab_size
+    return _RECORD_MIB + GATED_CALLS * logits * 8 // 2**20
 
 
 def read_record(path: Path) -> RunRecord:
@@ -145,19 +159,24 @@ def find(out: Path, run: str) -> Path:
     raise UsageFault(problem, hint="`invoke results` lists them; `last` names the newest")
 
 
-def check_writable(out: Path) -> None:
+def check_writable(out: Path, spec: JobSpec) -> None:
     """Refuse ``out`` before an image is built for nothing; leaves nothing behind.
 
     Raises:
-        UsageFault: ``out``, or the nearest directory above it that is there, is not writable.
+        UsageFault: ``out``, or the nearest directory above it that is there, is not writable,
+            or has too little room for the run.
     """
-    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise _cannot_write(out, NotADirectoryError(20, "not a directory"))
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise _cannot_write(out, PermissionError(13, "permission denied"))
-    if shutil.disk_usage(nearest).free < _LEAST_FREE_MIB * 2**20:
-        raise _cannot_write(out, OSError(f"less than {_LEAST_FREE_MIB} MiB are free"))
+    try:
+        nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(20, "not a directory")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(13, "permission denied")
+        free_mib = shutil.disk_usage(nearest).free // 2**20
+        if free_mib < needed_mib(spec):
+            raise OSError(f"{free_mib} MiB are free, the run needs {needed_mib(spec)}")
+    except OSError as error:
+        raise _cannot_write(out, error) from error
 
 
 def remove_stale(path: Path) -> None:
@@ -170,27 +189,17 @@ def stale(out: Path) -> Iterator[Path]:
     if not out.is_dir():
         return
     for path in sorted(out.glob(f"*{PARTIAL}")):
-        if not _owner_alive(path):
+        try:
+            owner = (path / _OWNER).read_text()
+        except OSError:
+            owner = ""
+        if not owners.alive(owner):
             yield path
 
 
 def to_json(model: BaseModel) -> str:
     """``model`` as indented JSON: for people to read and for errors to name a line of."""
     return model.model_dump_json(indent=2) + "\n"
-
-
-def _owner_alive(path: Path) -> bool:
-    try:
-        owner = json.loads((path / _OWNER).read_text())
-        return bool(_start_of(str(int(owner["pid"]))) == owner["start"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _start_of(pid: str) -> str:
-    """When the process started, in ticks since boot: tells it from a later one of its pid."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return stat.rsplit(")", 1)[1].split()[19]
 
 
 def _write_durably(path: Path, text: str) -> None:

@@ -1,25 +1,32 @@
 """The artefact store as the host sees it: where it is, how big, what to remove.
 
 The job writes it (bench/job/artefacts.py); the host bounds it. An entry is a directory under
-lib/ or a file under params/; what was used least lately goes first.
+lib/ or a file under params/; what was used least lately goes first. Other runs may be at work in
+it, so that anything seen may be gone a moment later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.catalog import STORE_VARIABLE
 from bench.errors import UsageFault
 
 DEFAULT_LIMIT_GIB = 20.0
 LIMIT_VARIABLE = "GPT_FRONTEND_STORE_GIB"
-STORE_VARIABLE = "GPT_FRONTEND_STORE"
 _ABANDONED_S = 24 * 3600.0  # no export of a library takes a day
+# Parameters are there before the library that they belong to is exported.
+_FRESH_S = 600.0
+_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -34,28 +41,43 @@ class Store:
         """The user's store: in the cache folder, unless the environment names another.
 
         Raises:
-            UsageFault: the limit is not a number of GiB, or the store cannot be made.
+            UsageFault: the limit is not a number of GiB.
         """
-        cache = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        cache = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         root = Path(environ.get(STORE_VARIABLE) or Path(cache) / "gpt-frontend" / "artefacts")
         text = environ.get(LIMIT_VARIABLE, str(DEFAULT_LIMIT_GIB))
         try:
-            limit = float(text)
-            root.mkdir(parents=True, exist_ok=True)
+            limit = float(text) * 2**30
         except ValueError:
+            limit = math.nan
+        if not 0 <= limit < math.inf:
             raise UsageFault(
                 f"{LIMIT_VARIABLE}={text} is not a number of GiB",
                 hint=f"as in {LIMIT_VARIABLE}=20",
-            ) from None
+            )
+        return cls(root.absolute(), int(limit))
+
+    def prepare(self) -> None:
+        """Make the folder, for a job to write to.
+
+        Raises:
+            UsageFault: it cannot be made or written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            writable = os.access(self.root, os.W_OK | os.X_OK)
+            reason = "permission denied"
         except OSError as error:
+            writable, reason = False, error.strerror or str(error)
+        if not writable:
             raise UsageFault(
-                f"cannot make the artefact store {root}: {error.strerror}",
+                f"cannot write to the artefact store {self.root}: {reason}",
                 hint=f"name another place: {STORE_VARIABLE}=DIR",
-            ) from error
-        return cls(root.absolute(), int(limit * 2**30))
+            )
 
     def size_bytes(self) -> int:
-        return sum(size for _, size in self._entries())
+        """All that the store holds, unfinished entries too."""
+        return sum(map(_bytes, self._children("lib") + self._children("params")))
 
     def trim(self) -> list[Path]:
         """Remove what was used least lately until the store is within its limit."""
@@ -66,19 +88,26 @@ class Store:
         for path, size in entries:
             if over <= 0:
                 break
-            self._remove(path)
+            _remove(path)
             removed.append(path)
             over -= size
         self._remove_orphaned_params()
         return removed
 
     def clear(self) -> int:
-        """Remove every entry; the bytes that were freed."""
-        size = self.size_bytes()
-        for path, _ in self._entries():
-            self._remove(path)
-        self._remove_orphaned_params()
-        return size
+        """Remove everything, under whichever run it may be; the bytes that were freed."""
+        freed = 0
+        for path in self._children("lib") + self._children("params"):
+            size = _bytes(path)
+            _remove(path)
+            freed += size - _bytes(path)
+        return freed
+
+    def _children(self, folder: str) -> list[Path]:
+        try:
+            return sorted((self.root / folder).iterdir())
+        except OSError:  # no run has made it yet
+            return []
 
     def _entries(self) -> list[tuple[Path, int]]:
         """Every library and its size with the parameters it brought, least lately used first.
@@ -87,54 +116,66 @@ class Store:
         """
         counted: set[Path] = set()
         entries = []
-        for entry in sorted(self.root.glob("lib/*"), key=_used, reverse=True):
-            if entry.suffix == ".partial":
+        for entry in sorted(self._children("lib"), key=_used, reverse=True):
+            if entry.suffix == _PARTIAL:
                 continue
             size = _bytes(entry)
             params = self._params_of(entry)
-            if params is not None and params.is_file() and params not in counted:
+            if params is not None and params not in counted:
                 counted.add(params)
-                size += params.stat().st_size
+                size += _bytes(params)
             entries.append((entry, size))
         return entries[::-1]
 
     def _params_of(self, entry: Path) -> Path | None:
         try:
             digest = json.loads((entry / "meta.json").read_text())["params"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         return self.root / "params" / f"{digest}.safetensors"
 
     def _remove_orphaned_params(self) -> None:
-        owned = {self._params_of(entry) for entry in self.root.glob("lib/*")}
-        newest = time.time() - 60  # parameters are written a moment before their library
-        for path in self.root.glob("params/*.safetensors"):
-            if path not in owned and _used(path) < newest:
-                path.unlink(missing_ok=True)
+        owned = {self._params_of(entry) for entry in self._children("lib")}
+        for path in self._children("params"):
+            orphaned = path.suffix != _PARTIAL and path not in owned
+            if orphaned and time.time() - _used(path) > _FRESH_S:
+                _remove(path)
 
     def _remove_abandoned(self) -> None:
-        for path in [*self.root.glob("lib/*.partial"), *self.root.glob("params/*.partial")]:
-            if time.time() - _used(path) > _ABANDONED_S:
-                self._remove(path)
-
-    @staticmethod
-    def _remove(path: Path) -> None:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        for path in self._children("lib") + self._children("params"):
+            if path.suffix == _PARTIAL and time.time() - _used(path) > _ABANDONED_S:
+                _remove(path)
 
 
-def _bytes(entry: Path) -> int:
-    return sum(
-        os.path.getsize(os.path.join(parent, name))
-        for parent, _, names in os.walk(entry)
-        for name in names
-    )
+def _remove(path: Path) -> None:
+    """Remove a file or a directory, as far as that is allowed.
+
+    A directory leaves its name at once: no job may find half an entry under it.
+    """
+    with contextlib.suppress(OSError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+            return
+        aside = Path(tempfile.mkdtemp(dir=path.parent, suffix=_PARTIAL))
+        with contextlib.suppress(OSError):
+            path.rename(aside / "removed")
+        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)  # where no folder could be made beside it
+
+
+def _bytes(path: Path) -> int:
+    """The size of a file, or of all files in a directory; 0 where there is none any more."""
+    files = [path, *(Path(parent, name) for parent, _, names in os.walk(path) for name in names)]
+    total = 0
+    for file in files:
+        with contextlib.suppress(OSError):
+            status = file.lstat()
+            total += 0 if file == path and path.is_dir() else status.st_size
+    return total
 
 
 def _used(path: Path) -> float:
     try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
+        return path.lstat().st_mtime
+    except OSError:
         return 0.0

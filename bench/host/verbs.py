@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from bench.catalog import AFTER, BEFORE
+from bench.catalog import AFTER, BEFORE, STORE_VARIABLE
 from bench.errors import BenchError, JobFailed, UsageFault
 from bench.host import base_image as base_images
 from bench.host import choose, image, launch, pins, report, runs
@@ -28,7 +29,7 @@ ROOT = launch.ROOT
 GIB = 2**30
 
 
-def run_job(spec: JobSpec, engine: str, profile: str | None, out: Path) -> None:
+def run_job(spec: JobSpec, engine: str, profile: str | None, base: str | None, out: Path) -> None:
     """Choose an engine, run the spec on it, print what came of it.
 
     Raises:
@@ -40,9 +41,10 @@ def run_job(spec: JobSpec, engine: str, profile: str | None, out: Path) -> None:
     gpu = spec.device == "cuda" and spec.kind == "bench"
     if spec.device == "cuda" and profile is None:
         profile = pinned.defaults.gpu_profile
-    runs.check_writable(out)
-    chosen = choose.choose(engine, profile, gpu, pinned)
+    runs.check_writable(out, spec)
+    chosen = choose.choose(engine, profile, base, gpu, pinned)
     ERR.print(f"{chosen.engine.name}: {chosen.why}", style="dim", markup=False)
+    store.prepare()
     record, path = launch.run(spec, chosen.engine, chosen.image, out, store)
     _print_run(record)
     OUT.print(f"kept in {path}", markup=False, soft_wrap=True)
@@ -63,7 +65,8 @@ def _print_run(record: RunRecord) -> None:
         for result in record.results:
             state = "found" if result.compile_cached else "compiled"
             done = f"{state}, {result.compile_s:.1f} s" if result.compile_s else result.reason
-            OUT.print(f"{result.backend}: {done}  {result.artefact or ''}", markup=False)
+            line = report.plain(f"{result.backend}: {done}  {result.artefact or ''}")
+            OUT.print(line, markup=False, soft_wrap=True)
         return
     OUT.print(report.table(record))
     for note in report.notes(record):
@@ -120,7 +123,7 @@ def list_runs(out: Path) -> None:
         except UsageFault as error:
             damaged.append(error.message)
             continue
-        table.add_row(*(escape(cell) for cell in _run_cells(record)))
+        table.add_row(*(escape(report.plain(cell)) for cell in _run_cells(record)))
     if not table.row_count and not damaged:
         OUT.print(f"no runs under {out}/ yet: invoke bench", markup=False)
         return
@@ -148,26 +151,29 @@ def show_run(run: str, out: Path) -> None:
     record = runs.read_record(path / runs.RECORD)
     _print_run(record)
     for key, value in report.environment(record):
-        OUT.print(f"  {key}: {value}", markup=False, soft_wrap=True)
-    OUT.print(f"{record.status}: {record.reason or path}", markup=False, soft_wrap=True)
+        OUT.print(f"  {key}: {report.plain(value)}", markup=False, soft_wrap=True)
+    last = report.plain(f"{record.status}: {record.reason or path}")
+    OUT.print(last, markup=False, soft_wrap=True)
 
 
-def shell(profile: str | None) -> None:
+def shell(profile: str | None, base: str | None) -> None:
     """Replace this process by a shell in the image."""
     if not sys.stdin.isatty():
         raise UsageFault("a shell needs a terminal", hint="run it from an interactive session")
+    if shutil.which("docker") is None:
+        raise UsageFault("the docker program is not installed", hint="apt-get install docker.io")
     pinned = pins.load()
     where = endpoint.find_endpoint(os.environ)
     client = endpoint.connect(where, os.environ)
-    reference = choose.ensure_image(profile or pinned.defaults.profile, where, client, pinned)
+    reference = choose.ensure_image(profile or pinned.defaults.profile, base, where, client, pinned)
     who = docker.identity(client.info().get("SecurityOptions") or [], os.environ)
     command = ["docker", "run", "--rm", "-it", "--init", "--user", who.user]
     command += ["--userns", who.userns_mode] if who.userns_mode else []
     command += ["--tmpfs", "/tmp:exec,mode=1777", "-v", f"{ROOT}:/workspace", "-w", "/workspace"]
     for name, value in docker.container_environment().items():
         command += ["--env", f"{name}={value}"]
-    command += ["--env", "GPT_FRONTEND_STORE=/tmp/store", reference.id, "bash"]
-    os.execvpe("docker", command, {**os.environ, "DOCKER_HOST": where.url})
+    command += ["--env", f"{STORE_VARIABLE}=/tmp/store", reference.id, "bash"]
+    os.execvpe("docker", command, where.cli_environ(os.environ))
 
 
 def doctor(*, as_json: bool) -> None:
@@ -199,15 +205,13 @@ def clean(out: Path, *, images: bool) -> None:
         client = endpoint.connect(endpoint.find_endpoint(os.environ), os.environ)
     except BenchError:
         return  # no engine: nothing of ours can be in it
-    _clean_engine(client, images)
+    with endpoint.engine_errors():
+        _clean_engine(client, images)
 
 
 def _clean_engine(client: DockerClient, images: bool) -> None:
-    for container in client.containers.list(
-        all=True, filters={"label": docker.RUN_LABEL, "status": ["created", "exited", "dead"]}
-    ):
-        container.remove(force=True)
-        OUT.print(f"container removed: {container.name}", markup=False)
+    for name in docker.remove_abandoned(client):
+        OUT.print(f"container removed: {name}", markup=False)
     if images:
         for tag in image.remove_all(client):
             OUT.print(f"image removed: {tag}", markup=False)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 from pathlib import Path
 
-from bench.job.compile.target import available_cores
+from bench import limits
 from bench.record import Environment
 
 # What can change a number. The lock has the rest, and the image's labels name the lock.
@@ -20,8 +19,8 @@ def describe() -> Environment:
     gpu, driver = _gpu()
     return Environment(
         cpu=_cpu_model(),
-        cores=available_cores(),
-        memory_mib=_memory_mib(),
+        cores=limits.available_cores(),
+        memory_mib=limits.memory_bytes() // 2**20,
         gpu=gpu,
         driver=driver,
         kernel=platform.release(),
@@ -45,16 +44,6 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.machine()
-
-
-def _memory_mib() -> int:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(path).read_text()))
-        except (OSError, ValueError):  # absent, or the word "max"
-            continue
-    return total // 2**20
 
 
 def _gpu() -> tuple[str | None, str | None]:

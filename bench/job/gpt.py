@@ -117,7 +117,8 @@ def build(config: GPTConfig, seed: int, dtype: torch.dtype = torch.float32) -> G
 
     Initialised as GPT-2: normal with a deviation of 0.02, the projections back into the
     residual stream divided by sqrt(2 * n_layer). Biases and norms are drawn too, not left at
-    0 and 1, so that a backend that drops one cannot pass the parity gate.
+    0 and 1, so that a backend that drops one fails the parity gate (the bias of the keys alone
+    cancels out: softmax does not see it).
     """
     with torch.device("meta"):
         model = GPT(config)

@@ -13,12 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.catalog import OUTCOME_FILE, SCRATCH_DIR
 from bench.job import environment, progress
 from bench.job.compile.target import available_cores
 from bench.record import Fault, JobOutcome, JobSpec, Result, StepReport
 
-OUTCOME = "outcome.json"
-SCRATCH = "scratch"
 # Fits what a container is given as its last seconds before it is killed.
 _STOP_S = 5
 
@@ -29,7 +28,7 @@ def run(spec_path: Path) -> JobOutcome:
     spec = JobSpec.model_validate_json(spec_path.read_bytes())
     outcome = JobOutcome(environment=environment.describe())
     _write(directory, outcome)
-    scratch = directory / SCRATCH
+    scratch = directory / SCRATCH_DIR
     scratch.mkdir(exist_ok=True)
     try:
         outcome = _steps(spec_path, spec, directory, scratch, outcome)
@@ -48,7 +47,7 @@ def _steps(
         report = _step("reference", spec_path, spec, scratch)
         if report.fault is not None:
             return _end(directory, outcome.model_copy(update={"fault": report.fault}))
-    impossible: Fault | None = None
+    faults: list[Fault | None] = []
     for done, name in enumerate(spec.backends, start=int(gated)):
         progress.report(done, total, name)
         report = _step(name, spec_path, spec, scratch)
@@ -60,13 +59,13 @@ def _steps(
                 "environment": outcome.environment.model_copy(update={"tvm_library": known}),
             }
         )
-        impossible = impossible or _usage(report.fault)
+        faults.append(report.fault)
         _write(directory, outcome)
         print(_said(result), flush=True)
     progress.report(total, total, "done")
-    if not any(result.status == "ok" for result in outcome.results):
-        # Nothing could be done, and a backend says what the request lacks.
-        outcome = outcome.model_copy(update={"fault": impossible})
+    if all(fault is not None and fault.exit_code == 2 for fault in faults):
+        # Every backend finds the request impossible: there is nothing worth keeping.
+        outcome = outcome.model_copy(update={"fault": faults[0]})
     return _end(directory, outcome)
 
 
@@ -113,10 +112,6 @@ def _failed_row(name: str, spec: JobSpec, fault: Fault | None) -> Result:
     return Result.blank(name, spec).model_copy(update={"status": "failed", "reason": reason})
 
 
-def _usage(fault: Fault | None) -> Fault | None:
-    return fault if fault is not None and fault.exit_code == 2 else None
-
-
 def _said(result: Result) -> str:
     if result.latency_ms is not None:
         return f"{result.backend}: median {result.latency_ms.median:.3f} ms"
@@ -130,6 +125,6 @@ def _end(directory: Path, outcome: JobOutcome) -> JobOutcome:
 
 
 def _write(directory: Path, outcome: JobOutcome) -> None:
-    partial = directory / f"{OUTCOME}.partial"
+    partial = directory / f"{OUTCOME_FILE}.partial"
     partial.write_text(outcome.model_dump_json())
-    partial.replace(directory / OUTCOME)
+    partial.replace(directory / OUTCOME_FILE)

@@ -6,6 +6,7 @@ over cores, and what one loads or leaks must not show in the next one's numbers.
 
 from __future__ import annotations
 
+import errno
 import resource
 import sys
 import time
@@ -19,6 +20,7 @@ from bench.errors import BenchError
 from bench.job import backends, gpt, measure, reference
 from bench.job.backends.base import Prepared
 from bench.job.compile import library
+from bench.job.compile.target import available_cores
 from bench.record import Fault, JobSpec, Latency, Parity, Result, StepReport, TvmLibrary
 
 MIB = 2**20
@@ -31,6 +33,12 @@ def main(argv: list[str]) -> int:
         report = run_step(step, spec, out)
     except BenchError as error:
         fault = Fault(message=error.message, hint=error.hint, exit_code=error.exit_code)
+        report = StepReport(fault=fault)
+    except OSError as error:
+        traceback.print_exc()
+        full = error.errno == errno.ENOSPC
+        hint = "free space, or name another directory: --out DIR" if full else None
+        fault = Fault(message=str(error), hint=hint, exit_code=2 if full else 1)
         report = StepReport(fault=fault)
     except MemoryError:
         report = StepReport(fault=Fault(message="out of memory"))
@@ -92,7 +100,7 @@ def _bench(step: str, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor, out: 
             "compile_cached": prepared.compile_cached,
             "target": prepared.target,
             "artefact": prepared.artefact,
-            "threads": spec.threads or torch.get_num_threads(),
+            "threads": spec.threads or available_cores(),  # what the runner gave both pools
             "parity": parity,
         }
     )

@@ -89,13 +89,15 @@ def ended(process: subprocess.Popen[str], out: Path) -> tuple[dict[str, Any], st
     return json.loads((path / "record.json").read_text()), stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_job_is_published_and_its_container_gone(
     job: Any, client: DockerClient, tmp_path: Path, number: signal.Signals
 ) -> None:
     process = job(*LONG)
     wait_for(lambda: at_work(client, tmp_path / "out"), process)
     process.send_signal(number)
+    time.sleep(0.05)
+    process.send_signal(number)  # an impatient second one must not cut the clean-up short
     record, stderr = ended(process, tmp_path / "out")
     assert record["reason"] == "interrupted by the user"
     assert "error: interrupted" in stderr
@@ -136,12 +138,44 @@ def test_two_runs_at_once_do_not_meet(job: Any, tmp_path: Path) -> None:
         assert runs.read_record(path / runs.RECORD).status == "ok"
 
 
-def test_a_full_out_exits_2_and_leaves_nothing(built_image: Image, tmp_path: Path) -> None:
+def test_what_a_killed_host_left_is_found_and_removed(
+    job: Any, client: DockerClient, tmp_path: Path
+) -> None:
+    """SIGKILL gives the host no time: its container goes on until `invoke clean`."""
+    process = job(*LONG)
+    container = wait_for(lambda: at_work(client, tmp_path / "out"), process)
+    other = job(*LONG)  # a run that is under way must survive the clean-up
+
+    def two_at_work() -> bool:
+        return len(list((tmp_path / "out").glob("*.partial/job.log"))) == 2
+
+    wait_for(two_at_work, other)
+    process.kill()
+    process.wait()
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", "clean", "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"container removed: {container.name}" in done.stdout
+    (left,) = (tmp_path / "out").glob("*.partial")
+    assert f"{left.name.removesuffix('.partial')}" not in done.stdout
+    other.send_signal(signal.SIGINT)
+    other.communicate(timeout=120)
+
+
+@pytest.mark.parametrize("mib", [1, 70])
+def test_a_full_out_exits_2_and_leaves_nothing(
+    built_image: Image, tmp_path: Path, mib: int
+) -> None:
+    """Too little for any run, and too little for this one's float64 reference."""
     if os.getuid() != 0:
         pytest.skip("mounting a small file system needs root")
     small = tmp_path / "small"
     small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", small], check=True)
     try:
         done = subprocess.run(
             [sys.executable, "-m", "invoke", "bench", "--out", str(small / "out"), *LONG],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,15 +25,16 @@ NANO = ("--model", "gpt-nano", "--seq-len", "16", "--repeats", "10")
 
 
 def bench(
-    endpoint: Endpoint, out: Path, *arguments: str, code: int = 0
+    endpoint: Endpoint, out: Path, *arguments: str, **environ: str
 ) -> tuple[RunRecord, Path, str]:
     done = subprocess.run(
         [sys.executable, "-m", "invoke", "bench", "--out", str(out), *arguments],
         cwd=ROOT,
+        env={**os.environ, **environ},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     (path,) = runs.listed(out)
     return runs.read_record(path / runs.RECORD), path, done.stdout
 
@@ -130,13 +132,24 @@ def comparable(record: RunRecord) -> dict[str, object]:
 def test_results_belong_to_the_caller_and_are_whole(
     in_docker: tuple[RunRecord, Path, str],
 ) -> None:
-    import os
-
     _, path, _ = in_docker
     names = sorted(p.name for p in path.iterdir())
     assert names == ["job.log", "record.json", "report.md", "spec.json"]
     for file in (path, *path.iterdir()):
         assert (file.stat().st_uid, file.stat().st_gid) == (os.getuid(), os.getgid())
+
+
+def test_under_sudo_results_belong_to_who_called_it(
+    endpoint: Endpoint, built_image: Image, tmp_path: Path
+) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can be behind sudo")
+    sudo = {"SUDO_UID": "1234", "SUDO_GID": "1235", "GPT_FRONTEND_STORE": str(tmp_path / "store")}
+    _, path, _ = bench(
+        endpoint, tmp_path / "out", "--engine", "docker", *NANO, "--backends", "tvm-none", **sudo
+    )
+    for file in (path.parent, path, *path.iterdir(), *(tmp_path / "store").rglob("*.so")):
+        assert (file.stat().st_uid, file.stat().st_gid) == (1234, 1235), file
 
 
 def test_no_container_is_left(in_docker: tuple[RunRecord, Path, str], client: DockerClient) -> None:

@@ -46,7 +46,7 @@ def record(run_id: str = "20260101-000000-gpt2-abcd") -> RunRecord:
         engine="local",
         image=None,
         environment=environment(),
-        spec=spec,
+        spec=spec.recorded(),
         results=[
             result("torch-eager", 120.0),
             result("torch-compile", 100.0),

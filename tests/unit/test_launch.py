@@ -54,7 +54,7 @@ def test_a_good_run_is_published_whole(tmp_path: Path) -> None:
     engine, path = run(tmp_path, good)
     record = runs.read_record(path / "record.json")
     assert (record.status, record.reason, record.engine) == ("ok", None, "fake")
-    assert record.spec == SPEC
+    assert record.spec == SPEC.recorded()
     assert record.environment is not None and record.environment.git_commit
     assert sorted(p.name for p in path.iterdir()) == [
         "job.log", "record.json", "report.md", "spec.json",
@@ -129,7 +129,30 @@ def test_an_engine_that_cannot_start_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(UsageFault, match="no such image"):
         run(tmp_path, script)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_engine_that_breaks_leaves_nothing(tmp_path: Path) -> None:
+    def script(at: Launch, on_line: OnLine) -> Ending:
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError):
+        run(tmp_path, script)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("finished", [None, False])
+def test_a_job_that_exits_well_without_an_outcome_has_failed(
+    tmp_path: Path, finished: bool | None
+) -> None:
+    def script(at: Launch, on_line: OnLine) -> Ending:
+        if finished is not None:
+            hand_back(at, result("tvm-none", 9.0, SPEC), finished=finished)
+        return Ending("exited", exit_code=0)
+
+    _, path = run(tmp_path, script)
+    record = runs.read_record(path / "record.json")
+    assert (record.status, record.reason) == ("failed", "the job ended without an outcome")
 
 
 def test_a_request_the_job_finds_impossible_leaves_nothing(tmp_path: Path) -> None:
@@ -140,7 +163,7 @@ def test_a_request_the_job_finds_impossible_leaves_nothing(tmp_path: Path) -> No
     with pytest.raises(UsageFault, match="no nvcc") as caught:
         run(tmp_path, script)
     assert caught.value.hint == "install it"
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_disk_that_fills_up_under_the_log_is_an_error_not_a_crash(
@@ -162,4 +185,4 @@ def test_a_disk_that_fills_up_under_the_log_is_an_error_not_a_crash(
     monkeypatch.setattr(Path, "open", on_a_full_disk)
     with pytest.raises(UsageFault, match="No space left"):
         run(tmp_path, script)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.catalog import GATED_CALLS
 from bench.job import gpt, reference
 from bench.record import JobSpec
 
@@ -49,7 +50,7 @@ def test_pytorch_in_float32_passes(written: Path) -> None:
 
 
 def test_every_call_has_fresh_inputs() -> None:
-    calls = [reference.gated_tokens(SPEC, call) for call in range(reference.CALLS)]
+    calls = [reference.gated_tokens(SPEC, call) for call in range(GATED_CALLS)]
     assert len({tuple(tokens.flatten().tolist()) for tokens in calls}) == 3
     timed = gpt.tokens_for(gpt.preset(SPEC.model), 2, 9, SPEC.seed)
     assert all(not torch.equal(timed, tokens) for tokens in calls)

@@ -7,7 +7,8 @@ import io
 from rich.console import Console
 
 from bench.host import report
-from tests.unit.samples import record
+from bench.record import ImageRef, RunRecord, TvmLibrary
+from tests.unit.samples import environment, record
 
 
 def printed(width: int = 80) -> str:
@@ -63,3 +64,70 @@ def test_markdown_rows_have_as_many_cells_as_the_heading() -> None:
     lines = [line for line in report.markdown(record()).splitlines() if line.startswith("| ")]
     table = [line for line in lines if line.startswith(("| backend", "| t"))][:6]
     assert len({line.count(" | ") for line in table}) == 1
+
+
+HOSTILE = "\x1b]0;owned\x07\r\x9b31m\u202e"
+
+
+def all_hostile() -> RunRecord:
+    """A record with control characters wherever its format lets any text in."""
+    whole = record()
+    where = environment().model_copy(
+        update={
+            "cpu": HOSTILE,
+            "gpu": HOSTILE,
+            "driver": HOSTILE,
+            "kernel": HOSTILE,
+            "python": HOSTILE,
+            "packages": {f"{HOSTILE} | <b>": HOSTILE},
+            "git_commit": HOSTILE,
+            "tvm_library": TvmLibrary(path=HOSTILE, build_id=HOSTILE),
+        }
+    )
+    peer = whole.results[1].model_copy(update={"backend": f"torch{HOSTILE}*<b>"})
+    rows = [row.model_copy(update={"reason": HOSTILE}) for row in [*whole.results[2:], peer]]
+    return whole.model_copy(
+        update={
+            "run_id": HOSTILE,
+            "reason": HOSTILE,
+            "engine": HOSTILE,
+            "environment": where,
+            "image": ImageRef(id=HOSTILE, digest=HOSTILE, tag=HOSTILE, labels={}),
+            "results": rows,
+            "spec": whole.spec.model_copy(update={"device": "cuda", "model": HOSTILE}),
+        }
+    )
+
+
+def test_no_control_character_of_a_record_reaches_a_terminal() -> None:
+    whole = all_hostile()
+    said = report.summary(whole)
+    assert said is not None and "torch" in said
+    shown = [report.headline(whole), said, *report.notes(whole)]
+    shown += [text for pair in report.environment(whole) for text in pair]
+    assert len(shown) > 15
+    for text in shown:
+        assert text.isprintable(), ascii(text)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report.table(whole))
+    assert isinstance(console.file, io.StringIO)
+    for text in (console.file.getvalue(), report.markdown(whole)):
+        assert text.replace("\n", "").isprintable(), ascii(text)
+
+
+def test_what_a_record_calls_a_backend_or_a_package_is_no_markdown() -> None:
+    text = report.markdown(all_hostile())
+    assert "<b>" in text.replace("\\<b\\>", "<b>")
+    assert "<b>" not in text
+    assert all(
+        line.count(" | ") == 1
+        for line in text.split("| environment | |")[1].splitlines()
+        if line.startswith("| ")
+    )
+
+
+def test_plain_keeps_what_can_be_read() -> None:
+    assert (
+        report.plain("gpt2 \N{GREEK SMALL LETTER MU}s, 2x") == "gpt2 \N{GREEK SMALL LETTER MU}s, 2x"
+    )
+    assert report.plain("a\x1b[31mb\nc") == "a\ufffd[31mb\ufffdc"

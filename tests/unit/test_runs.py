@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,9 @@ def test_other_json_is_refused_not_a_crash(tmp_path: Path, text: str) -> None:
 def test_an_unwritable_out_leaves_nothing(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    for out in (file, file / "below"):
+    for out in (file, file / "below", tmp_path / ("long" * 100)):
         with pytest.raises(UsageFault, match="cannot write to"):
-            runs.check_writable(out)
+            runs.check_writable(out, JobSpec())
         with pytest.raises(UsageFault, match="cannot write to"):
             runs.create(out, JobSpec())
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
@@ -94,6 +95,41 @@ def test_a_publish_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageFault, match="cannot write to"):
         directory.publish(whole, "")
     assert [p.name for p in tmp_path.iterdir()] == [directory.run_id]
+
+
+def test_a_run_that_needs_more_than_there_is_is_refused_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The float64 reference of a big request is gigabytes; a compile writes none."""
+    big = JobSpec(batch_size=8, seq_len=1024)
+    assert runs.needed_mib(big) > 9000
+    free = shutil.disk_usage(tmp_path)._replace(free=2**30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(UsageFault, match="1024 MiB are free"):
+        runs.check_writable(tmp_path, big)
+    runs.check_writable(tmp_path, JobSpec())
+    runs.check_writable(tmp_path, big.model_copy(update={"kind": "compile"}))
+
+
+def test_discarding_leaves_not_even_the_out_it_made(tmp_path: Path) -> None:
+    directory = runs.create(tmp_path / "out", JobSpec())
+    directory.discard()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    runs.create(tmp_path / "mine", JobSpec()).discard()
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_under_sudo_a_published_run_belongs_to_who_called_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can be behind sudo")
+    monkeypatch.setenv("SUDO_UID", "1234")
+    monkeypatch.setenv("SUDO_GID", "1235")
+    path = published(tmp_path / "out")
+    for file in (path.parent, path, *path.iterdir()):
+        assert (file.stat().st_uid, file.stat().st_gid) == (1234, 1235), file
 
 
 def test_find_takes_an_id_a_part_a_path_and_last(tmp_path: Path) -> None:
@@ -114,8 +150,10 @@ def test_only_a_dead_hosts_partial_run_is_stale(tmp_path: Path) -> None:
     ours = runs.create(tmp_path, JobSpec()).path
     gone = runs.create(tmp_path, JobSpec()).path
     reused = runs.create(tmp_path, JobSpec()).path
-    (gone / "owner.json").write_text(json.dumps({"pid": 2**22 + 1, "start": "1"}))
+    cut = runs.create(tmp_path, JobSpec()).path
+    (gone / "owner").write_text(f"{2**22 + 1}:1")
     # The pid of a dead host, taken over by another process since.
-    (reused / "owner.json").write_text(json.dumps({"pid": os.getpid(), "start": "1"}))
-    assert set(runs.stale(tmp_path)) == {gone, reused}
+    (reused / "owner").write_text(f"{os.getpid()}:1")
+    (cut / "owner").write_text("")
+    assert set(runs.stale(tmp_path)) == {gone, reused, cut}
     assert ours.exists()

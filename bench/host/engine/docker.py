@@ -18,16 +18,20 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.catalog import SPEC_FILE, STORE_VARIABLE
 from bench.errors import UsageFault
+from bench.host import caller, owner
 from bench.host.engine.base import Ending, Launch, OnLine
+from bench.host.engine.endpoint import engine_errors
+from bench.host.interrupts import held
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 RUN_LABEL = "io.gpt-frontend.run"
+OWNER_LABEL = "io.gpt-frontend.owner"  # the host process, see bench/host/owner.py
 # A root caller without SUDO_UID: results are chowned back, so that any fixed uid will do.
 UNPRIVILEGED_UID = 65532
 _RUN_DIR = "/run/gpt-frontend/run"
@@ -44,7 +48,7 @@ GPU_HINT = (
 
 @dataclass(frozen=True)
 class Identity:
-    """As whom a container runs, and to whom files are given back (None: they are right)."""
+    """As whom a container runs, and whose the run directory is afterwards (None: it is right)."""
 
     user: str
     userns_mode: str | None = None
@@ -68,12 +72,11 @@ def identity(security_options: list[str], environ: Mapping[str, str]) -> Identit
     if "rootless" in names:
         return Identity("0:0")
     mode = "host" if "userns" in names else None
-    uid, gid = os.getuid(), os.getgid()
-    if uid != 0:
-        return Identity(f"{uid}:{gid}", mode)
-    if environ.get("SUDO_UID", "0") != "0":
-        uid, gid = int(environ["SUDO_UID"]), int(environ.get("SUDO_GID", environ["SUDO_UID"]))
-        return Identity(f"{uid}:{gid}", mode, give_back_to=(uid, gid))
+    if os.getuid() != 0:
+        return Identity(f"{os.getuid()}:{os.getgid()}", mode)
+    sudo = caller.sudo_caller(environ)
+    if sudo is not None:
+        return Identity(f"{sudo[0]}:{sudo[1]}", mode, give_back_to=sudo)
     return Identity(f"{UNPRIVILEGED_UID}:{UNPRIVILEGED_UID}", mode, give_back_to=(0, 0))
 
 
@@ -81,21 +84,27 @@ class DockerEngine:
     """Runs jobs in containers of ``image`` (an image id) on the engine behind ``client``."""
 
     name = "docker"
-    command: tuple[str, ...] = ("python", "-m", "bench.job", f"{_RUN_DIR}/spec.json")
+    command: tuple[str, ...] = ("python", "-m", "bench.job", f"{_RUN_DIR}/{SPEC_FILE}")
 
     def __init__(self, client: DockerClient, image: str) -> None:
         self._client = client
         self._image = image
 
     def run(self, launch: Launch, on_line: OnLine) -> Ending:
-        who = identity(self._client.info().get("SecurityOptions") or [], os.environ)
-        with _owned_by(who, launch.run_dir, launch.store):
-            container = self._create(launch, who)
+        with engine_errors():
+            who = identity(self._client.info().get("SecurityOptions") or [], os.environ)
+        with _lent(launch, who):
+            container = None
             try:
-                self._start(container, launch)
+                with held(then_raise=True), engine_errors():
+                    container = self._create(launch, who)
+                with engine_errors():
+                    self._start(container, launch)
                 return self._follow(container, launch.timeout_s, on_line)
             finally:
-                _remove(container)
+                if container is not None:
+                    with held():
+                        _remove(container)
 
     def _create(self, launch: Launch, who: Identity) -> Any:
         from docker.errors import APIError
@@ -107,7 +116,7 @@ class DockerEngine:
                 self._image,
                 list(self.command),
                 name=f"gpt-frontend-{launch.run_id}",
-                labels={RUN_LABEL: launch.run_id},
+                labels={RUN_LABEL: launch.run_id, OWNER_LABEL: owner.mine()},
                 user=who.user,
                 userns_mode=who.userns_mode,
                 environment=container_environment(),
@@ -161,7 +170,7 @@ def container_environment() -> dict[str, str]:
         "TRITON_CACHE_DIR": "/tmp/cache/triton",
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "GPT_FRONTEND_STORE": _STORE,
+        STORE_VARIABLE: _STORE,
     }
 
 
@@ -179,7 +188,7 @@ def gpu_refusal(client: DockerClient) -> str | None:
         container = client.containers.create(
             _PROBE_IMAGE,
             ["/absent"],
-            labels={RUN_LABEL: "gpu-probe"},
+            labels={RUN_LABEL: "gpu-probe", OWNER_LABEL: owner.mine()},
             network_mode="none",
             device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])],
         )
@@ -191,16 +200,14 @@ def gpu_refusal(client: DockerClient) -> str | None:
         said = str(error.explanation or error)
         return None if "/absent" in said else said
     finally:
-        _remove(container)
+        with held():
+            _remove(container)
+            with contextlib.suppress(DockerException):  # another probe is using it
+                client.images.remove(_PROBE_IMAGE)
     return None
 
 
 def _import_empty_image(client: DockerClient) -> None:
-    from docker.errors import ImageNotFound
-
-    with contextlib.suppress(ImageNotFound):
-        client.images.get(_PROBE_IMAGE)
-        return
     empty = io.BytesIO()
     with tarfile.open(fileobj=empty, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("gpu-probe"))
@@ -208,26 +215,20 @@ def _import_empty_image(client: DockerClient) -> None:
 
 
 @contextlib.contextmanager
-def _owned_by(who: Identity, *directories: Path) -> Iterator[None]:
-    """Lend the directories to the container's user, and give them back afterwards."""
+def _lent(launch: Launch, who: Identity) -> Iterator[None]:
+    """Let the container's user write its two directories, and take the run's back afterwards.
+
+    The store stays lent: another run's container may be writing to it.
+    """
     if who.give_back_to is None:
         yield
         return
-    for directory in directories:
-        _chown(directory, *who.owner)
+    for directory in (launch.run_dir, launch.store):
+        caller.give(directory, who.owner)
     try:
         yield
     finally:
-        for directory in directories:
-            _chown(directory, *who.give_back_to)
-
-
-def _chown(directory: Path, uid: int, gid: int) -> None:
-    os.chown(directory, uid, gid)
-    for parent, folders, files in os.walk(directory):
-        for name in (*folders, *files):
-            with contextlib.suppress(FileNotFoundError):  # another run is at work in the store
-                os.chown(os.path.join(parent, name), uid, gid, follow_symlinks=False)
+        caller.give(launch.run_dir, who.give_back_to)
 
 
 def _pump(container: Any, lines: queue.SimpleQueue[str | None]) -> None:
@@ -262,6 +263,16 @@ def _ending(container: Any) -> Ending:
     if code > 128 and code - 128 in {s.value for s in signal.Signals}:
         return Ending("signal", detail=signal.Signals(code - 128).name)
     return Ending("exited", exit_code=code, detail=state.get("Error") or None)
+
+
+def remove_abandoned(client: DockerClient) -> list[str]:
+    """Remove the containers whose host process is gone, running ones too; gives their names."""
+    removed = []
+    for container in client.containers.list(all=True, filters={"label": RUN_LABEL}):
+        if not owner.alive(container.labels.get(OWNER_LABEL, "")):
+            _remove(container)
+            removed.append(str(container.name))
+    return removed
 
 
 def _remove(container: Any) -> None:

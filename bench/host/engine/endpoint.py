@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,6 +103,21 @@ def connect(endpoint: Endpoint, environ: Mapping[str, str] | None = None) -> Doc
         raise _unreachable(where, endpoint, error) from error
     client.api.timeout = CALL_TIMEOUT_S
     return client
+
+
+@contextlib.contextmanager
+def engine_errors() -> Iterator[None]:
+    """Turn what the SDK raises where an engine stops answering into a UsageFault."""
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (DockerException, RequestException) as error:
+        said = str(error).splitlines() or [type(error).__name__]
+        raise UsageFault(
+            f"the Docker engine fails: {said[0]}", hint="run `invoke doctor`; or --engine local"
+        ) from error
 
 
 def _unreachable(where: str, endpoint: Endpoint, error: Exception) -> UsageFault:

@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 from typing import IO
 
+from bench.catalog import SPEC_FILE, STORE_VARIABLE
 from bench.host.engine.base import Ending, Launch, OnLine
+from bench.host.interrupts import held
 
 ROOT = Path(__file__).resolve().parents[3]
 _STOP_S = 10.0
@@ -25,7 +27,7 @@ class LocalEngine:
     name = "local"
 
     def run(self, launch: Launch, on_line: OnLine) -> Ending:
-        command = [sys.executable, "-m", "bench.job", str(launch.run_dir / "spec.json")]
+        command = [sys.executable, "-m", "bench.job", str(launch.run_dir / SPEC_FILE)]
         child = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -42,7 +44,8 @@ class LocalEngine:
         try:
             timed_out = _follow(child, launch.timeout_s, on_line)
         finally:
-            _end_group(child)
+            with held():
+                _end_group(child)
         if timed_out:
             return Ending("timeout", detail=f"over {launch.timeout_s:g} s")
         code = child.returncode
@@ -57,7 +60,7 @@ def _environment(launch: Launch) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
-        "GPT_FRONTEND_STORE": str(launch.store),
+        STORE_VARIABLE: str(launch.store),
     }
 
 

@@ -8,7 +8,12 @@ import torch
 
 from bench.job import gpt
 from bench.job.backends.base import Compiled, Prepared
-from bench.job.backends.torch_eager import TorchReady, no_artefact, require_device
+from bench.job.backends.torch_eager import (
+    TorchReady,
+    no_artefact,
+    require_device,
+    target_of,
+)
 from bench.record import JobSpec
 
 
@@ -22,7 +27,12 @@ class TorchCompile:
         begin = time.perf_counter()
         ready.run(ready.stage(tokens))
         ready.synchronize()
-        return Prepared(ready, compile_s=time.perf_counter() - begin, compile_cached=False)
+        return Prepared(
+            ready,
+            compile_s=time.perf_counter() - begin,
+            compile_cached=False,
+            target=target_of(spec.device),
+        )
 
     def compile_only(self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Compiled:
         raise no_artefact("torch-compile")

@@ -48,12 +48,21 @@ def require_device(device: str) -> None:
         )
 
 
+def target_of(device: str) -> dict[str, str]:
+    """What PyTorch's kernels are chosen for: the CPU's vector extension, or the GPU."""
+    if device == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        return {"kind": "cuda", "arch": f"sm_{major}{minor}"}
+    return {"kind": "cpu", "capability": torch.backends.cpu.get_cpu_capability()}
+
+
 class TorchEager:
     slow_by_nature = False
 
     def prepare(self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Prepared:
         require_device(spec.device)
-        return Prepared(TorchReady(model.to(spec.device), spec.device), compile_s=None)
+        ready = TorchReady(model.to(spec.device), spec.device)
+        return Prepared(ready, compile_s=None, target=target_of(spec.device))
 
     def compile_only(self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Compiled:
         raise no_artefact("torch-eager")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageFault
+from bench.limits import available_cores as available_cores
 
 # Compute capabilities of NVIDIA GPUs from Pascal to Blackwell. A suffix "a" selects
 # what only this one architecture has.
@@ -93,26 +91,6 @@ def cuda(arch: str) -> CompileTarget:
         )
     host = detect_cpu()
     return CompileTarget("cuda", host.mcpu, host.features, host.cores, arch)
-
-
-def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """The cores this process may run on, or fewer where a cgroup quota allows less time."""
-    allowed = len(os.sched_getaffinity(0))
-    quota = _cgroup_quota(cgroup)
-    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
-
-
-def _cgroup_quota(root: Path) -> float | None:
-    """CPU time a second that the cgroup grants, in seconds; None without a limit."""
-    try:
-        if (root / "cpu.max").exists():  # version 2
-            quota, period = (root / "cpu.max").read_text().split()
-        else:  # version 1
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
-        return None if quota in ("max", "-1") else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
 
 
 def _baseline(known: frozenset[str]) -> str:
