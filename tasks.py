@@ -212,6 +212,8 @@ def results(c: Context, out: str = "results") -> None:
 @verb(help={"run": "a run's id or part of it, `last`, or its directory", "out": _JOB_HELP["out"]})
 def show(c: Context, run: str, out: str = "results") -> None:
     """Print one run: its table, its environment, and why anything failed."""
+    if run in ("--help", "-h"):  # Invoke's parser gives a required argument whatever comes next
+        os.execv(sys.executable, [sys.executable, "-m", "invoke", "--help", "show"])
     from bench.host import verbs
 
     verbs.show_run(run, Path(out))

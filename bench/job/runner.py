@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.catalog import OUTCOME_FILE, SCRATCH_DIR
 from bench.job import environment, progress
-from bench.job.compile.target import available_cores
+from bench.limits import available_cores
 from bench.record import Fault, JobOutcome, JobSpec, Result, StepReport
 
 # Fits what a container is given as its last seconds before it is killed.

@@ -20,7 +20,7 @@ from bench.errors import BenchError
 from bench.job import backends, gpt, measure, reference
 from bench.job.backends.base import Prepared
 from bench.job.compile import library
-from bench.job.compile.target import available_cores
+from bench.limits import available_cores
 from bench.record import Fault, JobSpec, Latency, Parity, Result, StepReport, TvmLibrary
 
 MIB = 2**20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -132,27 +133,41 @@ def test_a_whole_entry_is_kept_and_ours_dropped(tmp_path: Path) -> None:
 def test_of_two_that_mend_one_entry_the_second_keeps_the_firsts(tmp_path: Path) -> None:
     """Both have found it damaged; the slower must not remove what the faster put there."""
     key = put(tmp_path, "a")
-    parts = {**PARTS, "model": "a"}
-    flip_last_byte(tmp_path / "lib" / key / "lib.so")
-    both_export = threading.Barrier(2)
+    library = tmp_path / "lib" / key / "lib.so"
+    flip_last_byte(library)
+    firsts: list[int] = []
 
-    def export_together(path: Path) -> None:
+    def export_late(path: Path) -> None:
         export(path)
-        both_export.wait(timeout=30)
+        put(tmp_path, "a")
+        firsts.append(library.stat().st_ino)
 
-    kept: list[int] = []
+    artefacts.put(tmp_path, key, {**PARTS, "model": "a"}, export_late, PARAMS, 1.0)
+    assert firsts == [library.stat().st_ino]
+    assert artefacts.get(tmp_path, key) is not None
+
+
+def test_of_two_that_publish_one_waits_for_the_other(tmp_path: Path) -> None:
+    """Between looking at an entry and replacing it no other job may replace it."""
+    (tmp_path / "lib").mkdir()
+    done = threading.Event()
+    handle = os.open(tmp_path / "lib", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
 
     def job() -> None:
-        made = artefacts.put(tmp_path, key, parts, export_together, PARAMS, 1.0)
-        kept.append(made.library.stat().st_ino)
+        put(tmp_path, "a")
+        done.set()
 
-    jobs = [threading.Thread(target=job) for _ in range(2)]
-    for one in jobs:
-        one.start()
-    for one in jobs:
-        one.join()
-    assert len(kept) == 2 and len(set(kept)) == 1
-    assert artefacts.get(tmp_path, key) is not None
+    thread = threading.Thread(target=job)
+    thread.start()
+    assert not done.wait(0.5) and artefacts.get(tmp_path, key_of_a()) is None
+    os.close(handle)
+    thread.join()
+    assert done.is_set() and artefacts.get(tmp_path, key_of_a()) is not None
+
+
+def key_of_a() -> str:
+    return artefacts.key_of({**PARTS, "model": "a"})
 
 
 def test_parameters_without_dimensions_keep_their_shape(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,26 @@ def test_what_the_cuda_compiler_says_is_passed_on(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", api.__all__)
 def test_every_name_of_the_tvm_api_is_there(name: str) -> None:
     assert getattr(api, name) is not None
+
+
+def test_the_toolkit_is_what_nvidias_wheels_brought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NVRTC comes without an nvcc; and as it was, afterwards."""
+    root = tmp_path / "nvidia" / "cu13"
+    (root / "include").mkdir(parents=True)
+    (root / "include" / "cuda_runtime.h").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TVM_CUDA_COMPILE_MODE", "nvrtc")
+    monkeypatch.setenv("TVM_CUDA_NVRTC_EXTRA_OPTS", "-lineinfo")
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    gpu = target.CompileTarget("cuda", "generic", (), 1, "sm_90")
+    before = dict(os.environ)
+    with cudacc.compiler_for(gpu):
+        assert os.environ["CUDA_PATH"] == str(root)
+        assert os.environ["TVM_CUDA_NVRTC_EXTRA_OPTS"] == f"-lineinfo -I{root}/include/cccl"
+    assert dict(os.environ) == before
+    monkeypatch.setenv("CUDA_PATH", "/opt/cuda")
+    with cudacc.compiler_for(gpu):
+        assert os.environ["CUDA_PATH"] == "/opt/cuda"
+        assert os.environ["TVM_CUDA_NVRTC_EXTRA_OPTS"] == "-lineinfo"

@@ -17,7 +17,8 @@ from bench.job.compile import api, cudacc, rewrite
 from bench.job.compile.importer import import_module
 from bench.job.compile.library import tvm_build_id, tvm_library_path
 from bench.job.compile.pipelines import pipeline as find_pipeline
-from bench.job.compile.target import CompileTarget, available_cores
+from bench.job.compile.target import CompileTarget
+from bench.limits import available_cores
 
 __all__ = [
     "Compiled",

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from bench.errors import JobFailed, UsageFault
 from bench.job.compile import api
 from bench.job.compile.target import CompileTarget
 
-# TVM asks for its choice of compiler through the environment alone.
+# TVM asks for its choice of compiler, and where that is, through the environment alone.
 _MODE = "TVM_CUDA_COMPILE_MODE"
+_TOOLKIT = "CUDA_PATH"
+_NVRTC_OPTIONS = "TVM_CUDA_NVRTC_EXTRA_OPTS"
 
 
 def find_compiler() -> str:
@@ -65,10 +69,33 @@ def compiler_for(target: CompileTarget) -> Iterator[None]:
     if target.kind != "cuda":
         yield
         return
-    before = os.environ.get(_MODE)
-    os.environ[_MODE] = before or find_compiler()
+    wanted = {_MODE: os.environ.get(_MODE) or find_compiler()}
+    root = wheel_toolkit() if wanted[_MODE] == "nvrtc" and _TOOLKIT not in os.environ else None
+    if root is not None:
+        libcxx = f"-I{shlex.quote(str(root / 'include' / 'cccl'))}"
+        wanted[_TOOLKIT] = str(root)
+        wanted[_NVRTC_OPTIONS] = f"{os.environ.get(_NVRTC_OPTIONS, '')} {libcxx}".strip()
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[_MODE]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def wheel_toolkit() -> Path | None:
+    """Where NVIDIA's wheels have put CUDA's headers and libraries; None without them.
+
+    TVM 0.27 looks for a toolkit that was installed with nvcc, and for libcu++ where that keeps
+    it; the wheels have another layout.
+    """
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for root in sorted(Path(folder).glob("cu[0-9]*"), reverse=True):
+            if (root / "include" / "cuda_runtime.h").is_file():
+                return root
+    return None

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.errors import UsageFault
-from bench.limits import available_cores as available_cores
+from bench.limits import available_cores
 
 # Compute capabilities of NVIDIA GPUs from Pascal to Blackwell. A suffix "a" selects
 # what only this one architecture has.
