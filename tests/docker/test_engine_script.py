@@ -49,8 +49,11 @@ def processes() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def second() -> Iterator[Endpoint]:
-    """A second engine, started and purged here. Starting it needs root."""
+def second(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """A second engine, started and purged here. Starting it needs root.
+
+    ``endpoint``, so that a test run installs no engine on a machine that has none.
+    """
     if os.geteuid() != 0:
         cannot_run("docker/engine.sh up needs root")
     before = processes(), firewall()

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from bench.host.image import Image
@@ -53,8 +54,8 @@ def test_an_interrupted_build_tags_nothing(
 
 
 def _builds() -> bool:
-    found = subprocess.run(["pgrep", "-f", f"buildx build.*{BASE}"], capture_output=True)
-    return found.returncode == 0
+    lines = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+    return any("buildx" in line and f"BASE={BASE}" in line for line in lines)
 
 
 def test_an_image_that_is_there_is_found_and_nothing_is_built(built_image: Image) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import limits
 from bench.errors import JobFailed, UsageFault
 from bench.job import gpt
 from bench.job.compile import api, build, cudacc, target
@@ -56,8 +57,8 @@ def test_a_cgroup_quota_lowers_the_cores(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    unlimited = target.available_cores(tmp_path / "none")
-    cores = target.available_cores(tmp_path)
+    unlimited = limits.available_cores(tmp_path / "none")
+    cores = limits.available_cores(tmp_path)
     assert cores == (unlimited if seconds is None else min(unlimited, 2 if seconds > 1 else 1))
 
 

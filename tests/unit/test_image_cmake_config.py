@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ LLVM = "/usr/bin/llvm-config"
 
 
 def evaluate(tmp_path: Path, **given: str) -> subprocess.CompletedProcess[str]:
-    cmake = shutil.which("cmake")
+    cmake = shutil.which("cmake", path=str(Path(sys.executable).parent))
     assert cmake is not None, "cmake is in the locks: make setup, and run the tests from .venv"
     script = tmp_path / "show.cmake"
     script.write_text(
