@@ -11,11 +11,8 @@ import codecs
 import contextlib
 import io
 import os
-import queue
 import signal
 import tarfile
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +22,7 @@ from bench.errors import UsageFault
 from bench.host import caller, owner
 from bench.host.engine.base import Ending, Launch, OnLine
 from bench.host.engine.endpoint import engine_errors
+from bench.host.engine.stream import follow
 from bench.host.interrupts import held
 
 if TYPE_CHECKING:
@@ -100,7 +98,9 @@ class DockerEngine:
                     container = self._create(launch, who)
                 with engine_errors():
                     self._start(container, launch)
-                return self._follow(container, launch.timeout_s, on_line)
+                if follow(_lines(container), launch.timeout_s, on_line):
+                    return Ending("timeout", detail=f"over {launch.timeout_s:g} s")
+                return _ending(container)
             finally:
                 if container is not None:
                     with held():
@@ -142,21 +142,6 @@ class DockerEngine:
             container.start()
         except APIError as error:
             raise (_no_gpu(error) if launch.gpu else _refused(error)) from error
-
-    def _follow(self, container: Any, timeout_s: float, on_line: OnLine) -> Ending:
-        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        threading.Thread(target=_pump, args=(container, lines), daemon=True).start()
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                line = lines.get(timeout=max(0.0, min(1.0, deadline - time.monotonic())))
-            except queue.Empty:
-                if time.monotonic() >= deadline:
-                    return Ending("timeout", detail=f"over {timeout_s:g} s")
-                continue
-            if line is None:
-                return _ending(container)
-            on_line(line)
 
 
 def container_environment() -> dict[str, str]:
@@ -231,19 +216,17 @@ def _lent(launch: Launch, who: Identity) -> Iterator[None]:
         caller.give(launch.run_dir, who.give_back_to)
 
 
-def _pump(container: Any, lines: queue.SimpleQueue[str | None]) -> None:
-    """Put the container's output into ``lines``, and None at its end."""
+def _lines(container: Any) -> Iterator[str]:
+    """The container's output, line by line, to its end."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     rest = ""
     # The engine may stop, or the container be removed by somebody: how it ended is asked next.
     with contextlib.suppress(Exception):
         for chunk in container.logs(stream=True, follow=True):
             *whole, rest = (rest + decoder.decode(chunk)).split("\n")
-            for line in whole:
-                lines.put(line.rstrip("\r"))
+            yield from (line.rstrip("\r") for line in whole)
     if rest:
-        lines.put(rest)
-    lines.put(None)
+        yield rest
 
 
 def _ending(container: Any) -> Ending:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from bench.catalog import SPEC_FILE, STORE_VARIABLE
 from bench.host.engine.base import Ending, Launch, OnLine
+from bench.host.engine.stream import follow
 from bench.host.interrupts import held
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,7 +42,13 @@ class LocalEngine:
             start_new_session=True,
         )
         try:
-            timed_out = _follow(child, launch.timeout_s, on_line)
+            assert child.stdout is not None
+            timed_out = follow(
+                _lines(child.stdout),
+                launch.timeout_s,
+                on_line,
+                gone=lambda: child.poll() is not None,
+            )
         finally:
             with held():
                 _end_group(child)
@@ -64,31 +70,9 @@ def _environment(launch: Launch) -> dict[str, str]:
     }
 
 
-def _follow(child: subprocess.Popen[str], timeout_s: float, on_line: OnLine) -> bool:
-    """Give every line on until the child ends; True when ``timeout_s`` ran out first."""
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    assert child.stdout is not None
-    threading.Thread(target=_pump, args=(child.stdout, lines), daemon=True).start()
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            line = lines.get(timeout=max(0.0, min(1.0, deadline - time.monotonic())))
-        except queue.Empty:
-            if time.monotonic() >= deadline:
-                return True
-            if child.poll() is not None:  # killed from outside; a child of its holds the pipe
-                return False
-            continue
-        if line is None:
-            child.wait()
-            return False
-        on_line(line)
-
-
-def _pump(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
+def _lines(stream: IO[str]) -> Iterator[str]:
     for line in stream:
-        lines.put(line.rstrip("\n"))
-    lines.put(None)
+        yield line.rstrip("\n")
 
 
 def _end_group(child: subprocess.Popen[str]) -> None:
