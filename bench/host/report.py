@@ -30,6 +30,7 @@ _HEADINGS = [name for name, _ in _COLUMNS]
 _LEFT = 2  # so many columns are text
 _ROLE = {BEFORE: "before", AFTER: "after"}
 _NO_VALUE = "-"
+_STEADY = 1.25  # p90 over p10; quiet runs stay below 1.1
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,18 @@ def _row(result: Result, base: float | None) -> Row:
         _number(result.peak_memory_mib, ".0f"),
         *_parity_cells(result.parity),
     )
-    note = f"{result.backend}: {result.reason}" if result.reason else None
+    note = f"{result.backend}: {result.reason}" if result.reason else _unsteady(result)
     return Row(cells, result.status, note)
+
+
+def _unsteady(result: Result) -> str | None:
+    latency = result.latency_ms
+    if latency is None or latency.p90 <= _STEADY * latency.p10:
+        return None
+    return (
+        f"{result.backend}: unsteady, p10 {latency.p10:.1f} ms but p90 {latency.p90:.1f} ms: "
+        "something else was running; do not quote its median, run it again"
+    )
 
 
 def _parity_cells(parity: Parity | None) -> tuple[str, str]:

@@ -24,8 +24,9 @@ class SamplingPlan:
     least: int = MIN_SAMPLES
     most: int = 100
     for_s: float = 3.0
-    warmup_s: float = 0.5
-    warmup_most: int = 20
+    # Seen on two shared cores: the first 2.3 s of a thread pool at half its speed.
+    warmup_s: float = 3.0
+    warmup_most: int = 500
     give_up_s: float | None = None
     floor: int = 3
 

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from bench.host import report
-from bench.record import ImageRef, RunRecord, TvmLibrary
+from bench.record import ImageRef, Latency, RunRecord, TvmLibrary
 from tests.unit.samples import environment, record
 
 
@@ -37,6 +37,14 @@ def test_the_sentence_compares_before_after_and_the_best_peer() -> None:
         "before 10000.0 ms, after 200.0 ms: 50.0x faster; "
         "the best peer, torch-compile, takes 100.0 ms (0.50x of after)"
     )
+
+
+def test_an_unsteady_row_says_so() -> None:
+    whole = record()
+    assert report.notes(whole) == []
+    jumpy = whole.results[0].model_copy(update={"latency_ms": Latency.of([88.0, 87.0, 43.0])})
+    (note,) = report.notes(whole.model_copy(update={"results": [jumpy]}))
+    assert note.startswith("torch-eager: unsteady, p10 51.8 ms but p90 87.8 ms")
 
 
 def test_without_a_before_there_is_no_sentence() -> None:
