@@ -20,7 +20,7 @@ from bench.host.engine.base import Ending, Launch
 from bench.host.engine.docker import RUN_LABEL, DockerEngine, gpu_refusal
 from bench.host.image import Image
 from bench.record import JobSpec
-from tests.conftest import ROOT
+from tests.conftest import ROOT, cannot_run
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -172,7 +172,7 @@ def test_a_full_out_exits_2_and_leaves_nothing(
 ) -> None:
     """Too little for any run, and too little for this one's float64 reference."""
     if os.getuid() != 0:
-        pytest.skip("mounting a small file system needs root")
+        cannot_run("mounting a small file system needs root")
     small = tmp_path / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", small], check=True)
@@ -195,7 +195,7 @@ def test_gpu_is_refused_at_once_with_the_engines_reason(
 ) -> None:
     refusal = gpu_refusal(client)
     if refusal is None:
-        pytest.skip("this engine has a GPU to give")
+        pytest.skip("this engine has a GPU to give, so there is no refusal to see")
     assert "could not select device driver" in refusal
     done = subprocess.run(
         [sys.executable, "-m", "invoke", "bench", "--gpu", "--out", str(tmp_path / "out")],

@@ -131,11 +131,12 @@ def test_the_projects_files_are_readable_whatever_the_umask(
 
 
 def test_no_logs_lists_or_caches(built_image: Image, client: DockerClient) -> None:
+    # A find that fails must fail the test, not pass for one that found nothing.
     command = [
         "sh",
-        "-c",
-        "find /var/log /var/lib/apt/lists /var/cache/apt/archives /tmp /root/.cache"
-        " -type f 2>/dev/null; true",
+        "-ec",
+        "for folder in /var/log /var/lib/apt/lists /var/cache/apt/archives /tmp /root/.cache; do"
+        ' if [ -e "$folder" ]; then find "$folder" -type f; fi; done',
     ]
     left = client.containers.run(built_image.id, command, remove=True).decode().split()
     assert [path for path in left if not path.endswith("/lock")] == []
@@ -145,11 +146,18 @@ def test_no_path_of_the_hosts_wheels(built_image: Image, client: DockerClient) -
     folder = os.environ.get("PIP_FIND_LINKS")
     if not folder:
         folder = "/mnt/wheelhouse"  # where the build has them
-    searched = ["grep", "-rIlF", "--", folder, "/etc", "/opt", "/root", "/var"]
-    output = client.containers.run(
-        built_image.id, ["sh", "-c", f"{' '.join(searched)} || true"], remove=True
-    )
-    assert output == b""
+    places = ["/etc", "/opt", "/root", "/var"]
+
+    def search(text: str) -> tuple[int, bytes]:
+        container = client.containers.create(built_image.id, ["grep", "-rIlF", "--", text, *places])
+        try:
+            container.start()
+            return int(container.wait()["StatusCode"]), container.logs()
+        finally:
+            container.remove(force=True)
+
+    assert search(folder) == (1, b"")  # 1: searched and found nothing; 2 would be an error
+    assert search("/opt/venv")[0] == 0  # and what is there is found
     assert folder not in json.dumps(client.images.get(built_image.id).history())
 
 

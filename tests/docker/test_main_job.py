@@ -16,7 +16,7 @@ from bench.host.engine.docker import RUN_LABEL
 from bench.host.engine.endpoint import Endpoint
 from bench.host.image import Image
 from bench.record import RunRecord
-from tests.conftest import ROOT
+from tests.conftest import ROOT, cannot_run
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -143,7 +143,7 @@ def test_under_sudo_results_belong_to_who_called_it(
     endpoint: Endpoint, built_image: Image, tmp_path: Path
 ) -> None:
     if os.getuid() != 0:
-        pytest.skip("only root can be behind sudo")
+        cannot_run("only root can be behind sudo")
     sudo = {"SUDO_UID": "1234", "SUDO_GID": "1235", "GPT_FRONTEND_STORE": str(tmp_path / "store")}
     _, path, _ = bench(
         endpoint, tmp_path / "out", "--engine", "docker", *NANO, "--backends", "tvm-none", **sudo

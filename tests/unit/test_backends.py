@@ -40,7 +40,7 @@ def test_pytorch_keeps_no_artefacts(name: str) -> None:
 
 def test_cuda_without_a_gpu_is_refused() -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
+        pytest.skip("there is a GPU here: tests/gpu runs the backends on it")
     spec = SPEC.model_copy(update={"device": "cuda"})
     for name in ("torch-eager", "torch-compile", "tvm-default"):
         with pytest.raises(UsageFault) as caught:

@@ -32,6 +32,7 @@ def run(
 
     def popen(command: list[str], **options: object) -> object:
         assert command[:3] == [sys.executable, "-m", "bench.job"]
+        # subprocess.run's options have overloads that a dictionary of them cannot choose among.
         return real([sys.executable, "-c", code, command[3]], **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(subprocess, "Popen", popen)

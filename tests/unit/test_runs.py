@@ -12,6 +12,7 @@ import pytest
 from bench.errors import UsageFault
 from bench.host import report, runs
 from bench.record import JobSpec
+from tests.conftest import cannot_run
 from tests.unit.samples import record
 
 
@@ -124,7 +125,7 @@ def test_under_sudo_a_published_run_belongs_to_who_called_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.getuid() != 0:
-        pytest.skip("only root can be behind sudo")
+        cannot_run("only root can be behind sudo")
     monkeypatch.setenv("SUDO_UID", "1234")
     monkeypatch.setenv("SUDO_GID", "1235")
     path = published(tmp_path / "out")

@@ -38,7 +38,7 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
 
 def random_shapes(count: int) -> list[tuple[int, int, int]]:
     random = np.random.default_rng(7)
-    return [tuple(map(int, random.integers(1, 100, 3))) for _ in range(count)]  # type: ignore[misc]
+    return [(int(m), int(n), int(k)) for m, n, k in random.integers(1, 100, (count, 3))]
 
 
 @pytest.mark.parametrize("target", [HOST, AVX2, SSE], ids=["host", "avx2", "sse"])

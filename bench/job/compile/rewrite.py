@@ -52,6 +52,7 @@ def legalize_map() -> dict[str, Callable[[Any, Any], Any]]:
     return {"relax.nn.gelu_tanh": gelu_tanh}
 
 
+# The ignore: TVM has no type hints, so that its mutator is Any to mypy.
 @api.mutator
 class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
     """One walk over ``main``."""
