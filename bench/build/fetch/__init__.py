@@ -1,0 +1,1 @@
+"""Sources that arrive: a recursive checkout and a download, verified, resumed, patient."""
