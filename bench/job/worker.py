@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from bench.errors import BenchError
-from bench.job import backends, gpt, measure, reference
+from bench.job import backends, driver, gpt, measure, reference
 from bench.job.backends.base import Prepared
-from bench.job.compile import library
 from bench.limits import available_cores
 from bench.record import Fault, JobSpec, Latency, Parity, Result, StepReport, TvmLibrary
 
@@ -58,6 +57,8 @@ def run_step(step: str, spec: JobSpec, out: Path) -> StepReport:
     if step == "reference":
         reference.write(spec, model, out)
         return StepReport()
+    if step.startswith("tvm"):
+        driver.ensure()  # before anything imports tvm
     tokens = gpt.tokens_for(model.config, spec.batch_size, spec.seq_len, spec.seed)
     if spec.kind == "compile":
         return StepReport(result=_compile(step, spec, model, tokens))
@@ -132,6 +133,8 @@ def _why(parity: Parity) -> str:
 def _library(prepared: Prepared) -> TvmLibrary | None:
     if prepared.artefact is None:
         return None
+    from bench.job.compile import library  # imports tvm, which PyTorch's own steps can do without
+
     return TvmLibrary(path=str(library.tvm_library_path()), build_id=library.tvm_build_id())
 
 
