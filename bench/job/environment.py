@@ -11,7 +11,8 @@ from bench import limits
 from bench.record import Environment
 
 # What can change a number. The lock has the rest, and the image's labels name the lock.
-_PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "safetensors", "torch", "triton")
+# TVM calls its distribution "tvm" where v0.23.0 is built from source, and "apache-tvm" since.
+_PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "safetensors", "torch", "triton", "tvm")
 
 
 def describe() -> Environment:

@@ -4,8 +4,8 @@
     pipelines   Relax module -> lowered module: "none", "default", "optimized"
     schedules/  the kernels of "optimized", one operator family a file
     build       lowered module -> shared library; the library loaded again
-    target      the machine that the code is for
-    api         the only module that knows how this version of TVM spells things
+    target      the machine that the code is for; cpu: its nearest kin that LLVM knows
+    api         what is used of TVM; names: what its versions spell differently, and that alone
 
 Importing this package imports neither torch nor tvm.
 """

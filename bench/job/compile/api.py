@@ -1,9 +1,6 @@
-"""How the supported version of TVM spells what this package needs; no other module knows it.
+"""What this package needs of TVM; no other module imports it.
 
-Written for TVM 0.27. A second version is a second spelling in this file and nowhere else: the
-names that moved between v0.23 and 0.27 (``tvm.tir`` to ``tvm.tirx``, ``tvm.tir.Schedule`` to
-``tvm.s_tir.Schedule``, ``tvm.dlight`` to ``tvm.s_tir.dlight``, target strings to dicts, the
-lowering passes by backend) are all used here alone.
+The same for TVM v0.23.0 and for 0.27: what they spell differently is in ``names``.
 """
 
 from __future__ import annotations
@@ -15,15 +12,23 @@ from typing import Any, cast
 
 import numpy as np
 import tvm
-from tvm import relax, s_tir, te, tirx
+from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.frontend.torch import from_exported_program
-from tvm.s_tir import Schedule, dlight
-from tvm.s_tir.schedule import ScheduleError
 from tvm.script.ir_builder import IRBuilder
-from tvm.support import cc, nvcc
 from tvm.target import codegen
-from tvm.tirx.script.builder import ir as T
+
+from bench.job.compile import names
+from bench.job.compile.names import (
+    Schedule,
+    ScheduleError,
+    T,
+    bind,
+    local_buffer,
+    remap_var,
+    tirx,
+    var_name,
+)
 
 __all__ = [
     "OPAQUE",
@@ -32,10 +37,11 @@ __all__ = [
     "Schedule",
     "ScheduleError",
     "T",
+    "bind",
     "child_blocks",
     "compile_kernel",
     "compile_lowered",
-    "cpu_has_feature",
+    "cpu_features",
     "cuda_machine_code",
     "cxx_compiler",
     "default_pipeline",
@@ -56,6 +62,7 @@ __all__ = [
     "kernel_name",
     "known_cpus",
     "load_library",
+    "local_buffer",
     "lowering_passes",
     "make_target",
     "module_pass",
@@ -63,10 +70,12 @@ __all__ = [
     "plan_threads",
     "prim_func",
     "relax",
+    "remap_var",
     "run_passes",
     "shape_of",
     "stock_legalize",
     "tensor",
+    "tensor_type",
     "tensor_var",
     "tirx",
     "tvm",
@@ -83,7 +92,7 @@ OPAQUE = 8  # TVM's OpPatternKind: an operator that is fused with nothing
 
 
 def make_target(attributes: dict[str, object]) -> Any:
-    """A ``tvm.target.Target`` from its attributes (0.27 takes dicts only)."""
+    """A ``tvm.target.Target`` from its attributes (all versions take dicts, 0.27 nothing else)."""
     return tvm.target.Target(attributes)
 
 
@@ -97,10 +106,10 @@ def known_cpus() -> frozenset[str]:
     return frozenset(map(str, codegen.llvm_get_cpu_archlist(tvm.target.Target("llvm"))))
 
 
-def cpu_has_feature(feature: str, mcpu: str) -> bool:
-    """Whether LLVM's ``mcpu`` has ``feature``, as "avx2" or "avx512f"."""
+def cpu_features(mcpu: str) -> frozenset[str]:
+    """What LLVM takes its ``mcpu`` to be able to do, as "avx2" or "avx512f"."""
     target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
-    return bool(codegen.llvm_cpu_has_features(feature, target))
+    return frozenset(map(str, codegen.llvm_get_cpu_features(target)))
 
 
 def device(name: str) -> Any:
@@ -129,14 +138,14 @@ def import_exported(exported: Any) -> tuple[Any, list[Any]]:
 def prim_func(name: str, body: Callable[[], None]) -> Any:
     """The TensorIR function that ``body`` emits; its arguments never overlap in memory."""
     with IRBuilder() as builder:
-        with T.prim_func(private=True, s_tir=True):
+        with names.prim_func_frame():
             T.func_name(name)
-            T.func_attr({"tirx.noalias": True, "bench.name": name, "op_pattern": OPAQUE})
+            T.func_attr({names.NOALIAS: True, "bench.name": name, "op_pattern": OPAQUE})
             body()
         func = builder.get()
     # Relax's passes look for the root block that a schedule would have made.
-    root = s_tir.SBlock([], [], [], "root", func.body)
-    return func.with_body(s_tir.SBlockRealize([], True, root))
+    root = names.Block([], [], [], "root", func.body)
+    return func.with_body(names.BlockRealize([], True, root))
 
 
 def is_unscheduled(func: Any) -> bool:
@@ -147,14 +156,14 @@ def is_unscheduled(func: Any) -> bool:
     return (
         isinstance(func, tirx.PrimFunc)
         and "bench.name" not in (func.attrs or {})
-        and isinstance(func.body, s_tir.SBlockRealize)
+        and isinstance(func.body, names.BlockRealize)
         and func.body.block.name_hint == "root"
     )
 
 
 def child_blocks(schedule: Any) -> list[Any]:
     """The blocks of a schedule's function, in the order that they run."""
-    return list(schedule.get_child_blocks(schedule.get_sblock("root")))
+    return list(schedule.get_child_blocks(names.block_named(schedule, "root")))
 
 
 def iter_kinds(schedule: Any, block: Any) -> str:
@@ -188,8 +197,8 @@ def is_call(expr: Any, operator: str) -> bool:
 
 def shape_of(expr: Any, dtype: str) -> tuple[int, ...] | None:
     """The shape of a tensor whose shape is constant and whose type is ``dtype``; else None."""
-    kind = expr.ty
-    if not isinstance(kind, relax.TensorType) or str(kind.dtype) != dtype:
+    kind = names.type_of(expr)
+    if not isinstance(kind, names.TensorType) or str(kind.dtype) != dtype:
         return None
     values = getattr(kind.shape, "values", None)
     if values is None or not all(isinstance(value, tirx.IntImm) for value in values):
@@ -204,12 +213,12 @@ def float32_shape(expr: Any) -> tuple[int, ...] | None:
 
 def tensor_var(name: str, shape: Sequence[int]) -> Any:
     """A float32 variable."""
-    return relax.Var(name, relax.TensorType(list(shape), "float32"))
+    return relax.Var(name, tensor_type(shape))
 
 
-def var_name(var: Any) -> str:
-    """What a Relax variable is called."""
-    return str(var.name)
+def tensor_type(shape: Sequence[int]) -> Any:
+    """The type of a float32 tensor."""
+    return names.TensorType(list(shape), "float32")
 
 
 def direct_vars(expr: Any) -> list[Any]:
@@ -245,9 +254,12 @@ def _backend(target: Any) -> Any:
     return importlib.import_module(f"tvm.relax.backend.{name}.pipeline")
 
 
-def dispatch_passes(target: Any) -> list[Any]:
-    """Scans, sorts and sampling to the backend's own kernels: nothing else lowers them."""
-    return list(_backend(target).library_dispatch_passes(target))
+def dispatch_passes() -> list[Any]:
+    """Scans, sorts and sampling to the backend's own kernels: nothing else lowers them.
+
+    The CPU backend of v0.23.0 has these passes and leaves them out of its list.
+    """
+    return [relax.backend.DispatchSampling(), relax.backend.DispatchSortScan()]
 
 
 def fusion_passes(legalize_map: dict[str, Any] | None = None) -> list[Any]:
@@ -266,6 +278,7 @@ def fusion_passes(legalize_map: dict[str, Any] | None = None) -> list[Any]:
 
 def gpu_pass(*rules: str) -> Any:
     """dlight's GPU rules of these names, tried in this order on every kernel."""
+    dlight = names.dlight
     return dlight.ApplyDefaultSchedule(*(getattr(dlight.gpu, rule)() for rule in rules))
 
 
@@ -281,7 +294,8 @@ def finalize_passes(target: Any) -> list[Any]:
 
 def compile_lowered(mod: Any, target: Any) -> Any:
     """Code for a module that a pipeline has lowered already."""
-    return tvm.compile(mod, target, relax_pipeline=None)
+    with target:  # the CUDA compiler takes its architecture from here, or else asks for a GPU
+        return tvm.compile(mod, target, relax_pipeline=None)
 
 
 def compile_kernel(kernel: Any, target: Any) -> Any:
@@ -292,10 +306,11 @@ def compile_kernel(kernel: Any, target: Any) -> Any:
 def uncompiled_cuda(executable: Any) -> list[str]:
     """The CUDA source that ``executable`` carries in place of machine code.
 
-    Where no NVIDIA driver is installed TVM's CUDA runtime does not load, and 0.27 then leaves
-    the source in the library, to be compiled on the machine that loads it.
+    Where no NVIDIA driver is installed 0.27's CUDA runtime does not load, and TVM then leaves
+    the source in the library, to be compiled on the machine that loads it. v0.23.0 has its CUDA
+    runtime in the compiler's library: it always compiles.
     """
-    if tvm.get_global_func("ffi.Module.create.cuda", allow_missing=True) is not None:
+    if tvm.get_global_func("ffi.Module.load_from_bytes.cuda", allow_missing=True) is not None:
         return []
     sources, modules = [], [executable.mod]
     while modules:
@@ -314,12 +329,12 @@ def cuda_machine_code(source: str, arch: str, compiler: str) -> bytes:
     """
     kind = "fatbin" if compiler == "nvcc" else "cubin"
     with tvm.target.Target({"kind": "cuda", "arch": arch}):
-        return bytes(nvcc.compile_cuda(source, target_format=kind, compiler=compiler))
+        return bytes(names.nvcc.compile_cuda(source, target_format=kind, compiler=compiler))
 
 
 def cxx_compiler() -> str | None:
     """The C++ compiler that ``export_library`` would link with, if there is one."""
-    return cast("str | None", cc.get_cc())
+    return cast("str | None", names.cc.get_cc())
 
 
 # --- running ---------------------------------------------------------------------------------

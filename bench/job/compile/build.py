@@ -75,7 +75,8 @@ def compile_module(
     with cudacc.compiler_for(target):
         imported = import_module(module, example)
         lowered = chosen.apply(imported.mod, target)
-        executable = api.compile_lowered(lowered, target.tvm())
+        with cudacc.refusals(target):
+            executable = api.compile_lowered(lowered, target.tvm())
         cudacc.check(executable, target)
         params = rewrite.pack_params(lowered, imported.params)
     return Compiled(executable, params, time.perf_counter() - start)

@@ -19,6 +19,8 @@ from bench.job.compile.target import CompileTarget
 _MODE = "TVM_CUDA_COMPILE_MODE"
 _TOOLKIT = "CUDA_PATH"
 _NVRTC_OPTIONS = "TVM_CUDA_NVRTC_EXTRA_OPTS"
+# How TVM begins to repeat what nvcc and NVRTC said, in every version.
+_REFUSALS = ("Compilation error:", "NVRTC compilation failed")
 
 
 def find_compiler() -> str:
@@ -52,11 +54,33 @@ def check(executable: Any, target: CompileTarget) -> None:
         try:
             api.cuda_machine_code(source, str(target.arch), os.environ[_MODE])
         except RuntimeError as error:
-            said = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise JobFailed(
-                f"the CUDA compiler refuses the kernels: {(said or ['no reason given'])[-1]}",
-                hint=f"check that this CUDA toolkit supports {target.arch}: nvcc --list-gpu-arch",
-            ) from error
+            raise _refused(error, target) from error
+
+
+@contextlib.contextmanager
+def refusals(target: CompileTarget) -> Iterator[None]:
+    """What the CUDA compiler says while TVM generates code, as a failure of the job.
+
+    TVM calls it then wherever its CUDA runtime is loaded: in v0.23.0 always, later where there
+    is a driver.
+
+    Raises:
+        JobFailed: the CUDA compiler refuses the source or the architecture.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if target.kind != "cuda" or not any(mark in str(error) for mark in _REFUSALS):
+            raise
+        raise _refused(error, target) from error
+
+
+def _refused(error: RuntimeError, target: CompileTarget) -> JobFailed:
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return JobFailed(
+        f"the CUDA compiler refuses the kernels: {(said or ['no reason given'])[-1]}",
+        hint=f"check that this CUDA toolkit supports {target.arch}: nvcc --list-gpu-arch",
+    )
 
 
 @contextlib.contextmanager
@@ -91,7 +115,8 @@ def wheel_toolkit() -> Path | None:
     """Where NVIDIA's wheels have put CUDA's headers and libraries; None without them.
 
     TVM 0.27 looks for a toolkit that was installed with nvcc, and for libcu++ where that keeps
-    it; the wheels have another layout.
+    it; the wheels have another layout. v0.23.0 cannot be told so, and takes them for a toolkit
+    without libcu++: it needs nvcc.
     """
     spec = importlib.util.find_spec("nvidia")
     for folder in (spec.submodule_search_locations or ()) if spec else ():

@@ -39,7 +39,7 @@ def import_module(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) ->
         exported = torch.export.export(module, example)
         try:
             mod, params = api.import_exported(exported)
-        except AssertionError as error:  # how 0.27 says so
+        except AssertionError as error:  # how every version says so
             raise UsageFault(
                 f"TVM cannot import the model: {error}",
                 hint="write the model with other operators of PyTorch",

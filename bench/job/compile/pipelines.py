@@ -32,7 +32,7 @@ def _none(mod: Any, target: CompileTarget) -> Any:
         mod,
         tvm_target,
         [
-            *api.dispatch_passes(tvm_target),
+            *api.dispatch_passes(),
             api.relax.transform.LegalizeOps(),
             *binding,
             *api.lowering_passes(tvm_target),
@@ -57,7 +57,7 @@ def _optimized_cpu(mod: Any, target: CompileTarget) -> Any:
         tvm_target,
         [
             api.module_pass(lambda m: rewrite.use_kernels(m, target)),
-            *api.dispatch_passes(tvm_target),
+            *api.dispatch_passes(),
             *api.fusion_passes(rewrite.legalize_map()),
             api.module_pass(lambda m: leftover.schedule_leftovers(m, target)),
             *api.lowering_passes(tvm_target),
@@ -72,7 +72,7 @@ def _optimized_gpu(mod: Any, target: CompileTarget) -> Any:
         mod,
         tvm_target,
         [
-            *api.dispatch_passes(tvm_target),
+            *api.dispatch_passes(),
             *api.fusion_passes(),
             api.gpu_pass("Matmul", "GEMV", "Reduction", "GeneralReduction", "Fallback"),
             *api.lowering_passes(tvm_target),

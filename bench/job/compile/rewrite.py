@@ -81,7 +81,7 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
                 params[index] = api.tensor_var(api.var_name(param), shape)
                 self.packed[param] = (n, k, params[index])
         for old, (_, _, new) in self.packed.items():
-            self.set_var_remap(old, new)
+            api.remap_var(self, old, new)
         body = self.visit_with_new_scope(self.main.body)
         main = relax.Function(
             params, body, is_pure=self.main.is_pure, attrs=self.main.attrs
@@ -158,7 +158,7 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
     ) -> Any:
         """A call of ``kernel`` that fills ``shape``, seen as ``out``."""
         var = self.builder_.add_func(kernel, api.kernel_name(kernel))
-        result = relax.call_tir(var, args, relax.TensorType(list(shape), "float32"))
+        result = relax.call_tir(var, args, api.tensor_type(shape))
         return relax.op.reshape(self.builder_.emit(result), list(out))
 
     def _reshaped(self, expr: Any, *shape: int) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.errors import UsageFault
+from bench.job.compile import cpu
 from bench.limits import available_cores
 
 # Compute capabilities of NVIDIA GPUs from Pascal to Blackwell. A suffix "a" selects
@@ -52,10 +53,10 @@ class CompileTarget:
         """The same as a ``tvm.target.Target``."""
         from bench.job.compile import api
 
-        cpu = {"kind": "llvm", "mcpu": self.mcpu, "num-cores": self.cores}
+        host = {"kind": "llvm", "mcpu": self.mcpu, "num-cores": self.cores}
         if self.kind == "cuda":
-            return api.make_target({"kind": "cuda", "arch": self.arch, "host": cpu})
-        return api.make_target({"keys": ["cpu"], **cpu})
+            return api.make_target({"kind": "cuda", "arch": self.arch, "host": host})
+        return api.make_target({"keys": ["cpu"], **host})
 
 
 def detect_cpu(cores: int | None = None) -> CompileTarget:
@@ -71,11 +72,9 @@ def detect_cpu(cores: int | None = None) -> CompileTarget:
 
     if cores is not None and cores < 1:
         raise UsageFault(f"cores must be at least 1, not {cores}", hint="leave it out to detect")
-    name = api.host_cpu()
-    known = api.known_cpus()
-    # An LLVM older than the CPU reports a name that it has no code generator for, or "generic".
-    mcpu = name if name in known and name != "generic" else _baseline(known)
-    features = tuple(f for f in _VECTOR_FEATURES if api.cpu_has_feature(f, mcpu))
+    mcpu = cpu.choose(api.host_cpu(), api.known_cpus(), cpu.host_flags(), api.cpu_features)
+    has = api.cpu_features(mcpu)
+    features = tuple(feature for feature in _VECTOR_FEATURES if feature in has)
     return CompileTarget("llvm", mcpu, features, cores or available_cores())
 
 
@@ -91,8 +90,3 @@ def cuda(arch: str) -> CompileTarget:
         )
     host = detect_cpu()
     return CompileTarget("cuda", host.mcpu, host.features, host.cores, arch)
-
-
-def _baseline(known: frozenset[str]) -> str:
-    """The oldest CPU that any machine of this architecture is at least as good as."""
-    return "x86-64" if "x86-64" in known else "generic"

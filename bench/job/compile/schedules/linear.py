@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.job.compile.api import T, prim_func
+from bench.job.compile.api import T, local_buffer, prim_func
 from bench.job.compile.schedules import tile as tiles
 from bench.job.compile.schedules.tile import Tile, ceil_div
 from bench.job.compile.target import CompileTarget
@@ -54,7 +54,7 @@ def linear(m: int, n: int, k: int, *, bias: bool, target: CompileTarget) -> Any:
             column = panel * width
 
             def put(i: int, j: Any) -> None:
-                value = acc[i * width + j]
+                value = acc[i][j]
                 T.buffer_store(
                     y, value if b is None else value + b[column + j], [row + i, column + j]
                 )
@@ -85,16 +85,17 @@ def gather(count: int, n: int, k: int, width: int) -> Any:
     return prim_func(f"gather_{count}x{k}", body)
 
 
-def accumulate(tile: Tile, k: int, left: Operand, right: Operand) -> Any:
+def accumulate(tile: Tile, k: int, left: Operand, right: Operand) -> list[Any]:
     """Emit the sum over K of ``left(row, p) * right(p, column)``.
 
     Returns:
-        The sums, (rows * columns,), in registers: the loops over the tile are unrolled.
+        The sums, for each row (columns,), in registers: the loops over the tile are unrolled.
+        A buffer a row, since TVM takes one of 1 KiB or more from its allocator.
     """
-    acc = T.alloc_buffer((tile.rows * tile.columns,), "float32", scope="local")
+    acc = [local_buffer(tile.columns) for _ in range(tile.rows)]
 
     def clear(i: int, j: Any) -> None:
-        T.buffer_store(acc, T.float32(0), [i * tile.columns + j])
+        T.buffer_store(acc[i], T.float32(0), [j])
 
     each(tile, clear)
     with T.serial(0, k // tile.unroll) as block:
@@ -102,8 +103,7 @@ def accumulate(tile: Tile, k: int, left: Operand, right: Operand) -> Any:
             p = block * tile.unroll + u
 
             def add(i: int, j: Any, p: Any = p) -> None:
-                at = i * tile.columns + j
-                T.buffer_store(acc, acc[at] + left(i, p) * right(p, j), [at])
+                T.buffer_store(acc[i], acc[i][j] + left(i, p) * right(p, j), [j])
 
             each(tile, add)
     return acc

@@ -29,7 +29,7 @@ def matmul(g: int, m: int, k: int, n: int, target: CompileTarget) -> Any:
             )
 
             def put(i: int, j: Any) -> None:
-                T.buffer_store(c, acc[i * tile.columns + j], [group, row + i, column + j])
+                T.buffer_store(c, acc[i][j], [group, row + i, column + j])
 
             each(tile, put)
 

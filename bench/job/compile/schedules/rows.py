@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bench.job.compile.api import T, prim_func, tirx
+from bench.job.compile.api import T, bind, local_buffer, prim_func, tirx
 from bench.job.compile.schedules import vectormath
 from bench.job.compile.target import CompileTarget
 
@@ -27,9 +27,9 @@ def layer_norm(m: int, n: int, epsilon: float, target: CompileTarget) -> Any:
         y = T.arg("y", T.buffer((m, n), "float32"))
         with T.parallel(0, m) as row:
             total = _reduce(n, target.lanes, lambda j: x[row, j], _add, 0.0)
-            mean = T.Bind(total[0] / T.float32(n))
+            mean = bind(total[0] / T.float32(n))
             squares = _reduce(n, target.lanes, lambda j: _square(x[row, j] - mean), _add, 0.0)
-            scale = T.Bind(T.float32(1) / T.sqrt(squares[0] / T.float32(n) + T.float32(epsilon)))
+            scale = bind(T.float32(1) / T.sqrt(squares[0] / T.float32(n) + T.float32(epsilon)))
 
             def put(j: Any) -> None:
                 T.buffer_store(y, (x[row, j] - mean) * scale * weight[j] + bias[j], [row, j])
@@ -47,14 +47,14 @@ def softmax(m: int, n: int, target: CompileTarget) -> Any:
         y = T.arg("y", T.buffer((m, n), "float32"))
         with T.parallel(0, m) as row:
             most = _reduce(n, target.lanes, lambda j: x[row, j], tirx.max, float("-inf"))
-            peak = T.Bind(most[0])
+            peak = bind(most[0])
 
             def put_exp(j: Any) -> None:
                 T.buffer_store(y, vectormath.exp(x[row, j] - peak), [row, j])
 
             _each(n, target.lanes, put_exp)
             total = _reduce(n, target.lanes, lambda j: y[row, j], _add, 0.0)
-            scale = T.Bind(T.float32(1) / total[0])
+            scale = bind(T.float32(1) / total[0])
 
             def put(j: Any) -> None:
                 T.buffer_store(y, y[row, j] * scale, [row, j])
@@ -75,7 +75,7 @@ def _reduce(
 
     Each lane of a vector reduces its own share before the lanes are combined.
     """
-    parts = T.alloc_buffer((lanes,), "float32", scope="local")
+    parts = local_buffer(lanes)
     with T.vectorized(0, lanes) as j:
         T.buffer_store(parts, tirx.const(neutral, "float32"), [j])
     if n >= lanes:

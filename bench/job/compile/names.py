@@ -1,0 +1,129 @@
+"""What TVM spells differently from v0.23.0 to 0.27, found for the version that is installed.
+
+No other module spells a name of its API by version. What is looked for is the name and never
+the version number: the releases between moved one name at a time, and a development build says
+whatever it likes. The test of this module tries every name on the TVM that is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any
+
+from tvm import relax
+
+# Each name as this project calls it, and where TVM has it: the first that exists is taken.
+# First 0.27, then 0.26, last v0.23.0; but TensorType is another class in v0.23.0, so there it is
+# the old name that comes first.
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "tirx": ("tvm.tirx", "tvm.tir"),
+    "T": ("tvm.tirx.script.builder.ir", "tvm.script.ir_builder.tir.ir"),
+    "Schedule": ("tvm.s_tir.Schedule", "tvm.tir.Schedule"),
+    "ScheduleError": ("tvm.s_tir.ScheduleError", "tvm.tir.ScheduleError"),
+    "Block": ("tvm.s_tir.SBlock", "tvm.tirx.SBlock", "tvm.tir.Block"),
+    "BlockRealize": ("tvm.s_tir.SBlockRealize", "tvm.tirx.SBlockRealize", "tvm.tir.BlockRealize"),
+    "TensorType": ("tvm.relax.TensorStructInfo", "tvm.relax.TensorType"),
+    "dlight": ("tvm.s_tir.dlight", "tvm.dlight"),
+    "meta_schedule": ("tvm.s_tir.meta_schedule", "tvm.meta_schedule"),
+    "cc": ("tvm.support.cc", "tvm.contrib.cc"),
+    "nvcc": ("tvm.support.nvcc", "tvm.contrib.nvcc"),
+}
+
+
+def find(name: str) -> Any:
+    """What a key of ``SPELLINGS`` stands for in the installed TVM.
+
+    Raises:
+        ImportError: this TVM has it under none of its spellings, or what has it is broken.
+    """
+    for spelling in SPELLINGS[name]:
+        found = _lookup(spelling)
+        if found is not None:
+            return found
+    raise ImportError(f"this TVM has none of: {', '.join(SPELLINGS[name])}")
+
+
+def _lookup(path: str) -> Any:
+    """A module, or what a module holds; None where there is no such name."""
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        # Only a missing link of this very path: a module that lacks a dependency is broken.
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise
+    parent, _, last = path.rpartition(".")
+    return getattr(_lookup(parent), last, None) if parent else None
+
+
+tirx = find("tirx")
+T = find("T")
+Schedule = find("Schedule")
+ScheduleError = find("ScheduleError")
+Block = find("Block")
+BlockRealize = find("BlockRealize")
+TensorType = find("TensorType")
+dlight = find("dlight")
+cc = find("cc")
+nvcc = find("nvcc")
+
+# The attribute of a function whose arguments never overlap in memory.
+NOALIAS = f"{tirx.__name__.rpartition('.')[2]}.noalias"
+
+
+# --- TensorIR ---------------------------------------------------------------------------------
+
+
+def prim_func_frame() -> Any:
+    """The frame of a private function: within it statements are emitted."""
+    if hasattr(T, "Bind"):
+        return T.prim_func(private=True, s_tir=True)
+    return T.prim_func(is_private=True)
+
+
+def bind(value: Any) -> Any:
+    """Emit ``let x = value``; x, to use until the end of the frame that is open."""
+    return T.Bind(value) if hasattr(T, "Bind") else _until_the_frame_ends(T.LetStmt(value))
+
+
+def local_buffer(size: int) -> Any:
+    """Emit ``size`` float32 of a thread's own, in registers if the code allows.
+
+    They live until the end of the frame that is open. Below 1 KiB, and in the scope "global"
+    only, every version puts them on the stack; else TVM's allocator is called each time.
+    ``T.alloc_buffer`` of v0.23.0 would put them at the head of the function, shared by all threads.
+    """
+    if hasattr(T, "Bind"):
+        return T.alloc_buffer((size,), "float32", scope="global")
+    data = _until_the_frame_ends(T.allocate([size], "float32", "global"))
+    return _until_the_frame_ends(T.decl_buffer((size,), "float32", data=data, scope="global"))
+
+
+def _until_the_frame_ends(frame: Any) -> Any:
+    """Enter ``frame``, to be left with the frame around it: v0.23.0 nests its statements."""
+    frame.add_callback(functools.partial(frame.__exit__, None, None, None))
+    return frame.__enter__()
+
+
+def block_named(schedule: Any, name: str) -> Any:
+    """The block of a schedule's function that is called ``name``."""
+    get = getattr(schedule, "get_sblock", None) or schedule.get_block
+    return get(name)
+
+
+# --- Relax ------------------------------------------------------------------------------------
+
+
+def type_of(expr: Any) -> Any:
+    """What is known of a Relax expression's value; a ``TensorType`` if it is a tensor."""
+    return expr.struct_info if hasattr(relax, "TensorStructInfo") else expr.ty
+
+
+def var_name(var: Any) -> str:
+    """What a Relax variable is called."""
+    return str(var.name_hint if hasattr(relax, "TensorStructInfo") else var.name)
+
+
+def remap_var(mutator: Any, old: Any, new: Any) -> None:
+    """Have a mutator write ``new`` wherever ``old`` is used."""
+    mutator.set_var_remap(old.vid if hasattr(relax, "TensorStructInfo") else old, new)
