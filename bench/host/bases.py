@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from bench.errors import UsageFault
+from bench.host.mirrors import Mirrors, base_ref
 from bench.host.pins import Pins
 
 if TYPE_CHECKING:
@@ -23,9 +24,13 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Base:
-    """``id`` is the manifest's digest where one is known, else the engine's id of the image."""
+    """``id`` is the manifest's digest where one is known, else the engine's id of the image.
+
+    ``ref`` is where it is had from, which may be a mirror; ``name`` is what it is called in public.
+    """
 
     ref: str
+    name: str
     id: str
     origin: Literal["named", "pinned", "made"]
 
@@ -39,6 +44,7 @@ def resolve(
     made_allowed: bool,
     pull: bool,
     progress: Progress,
+    mirrors: Mirrors | None = None,
 ) -> Base:
     """The base of a build: the named one, else the profile's, else (if allowed) the made one.
 
@@ -47,25 +53,35 @@ def resolve(
     Raises:
         UsageFault: none of them is to be had; the hint says what would work.
     """
+    mirrors = mirrors or Mirrors()
     if named is not None:
-        found = _obtain(named, client, pull, progress)
+        # One that is here needs no mirror.
+        ref = named if _local(named, client) else base_ref(named, mirrors)
+        found = _obtain(ref, client, pull, progress)
         if found is None:
             raise UsageFault(
-                f"the base image {named} is not here and cannot be pulled",
+                f"the base image {ref} is not here and cannot be pulled",
                 hint="check its name and the network; `docker images` lists those that are here",
             )
-        return Base(named, found, "named")
+        return Base(ref, named, found, "named")
     pinned = pins.profile(profile).base
-    found = _obtain(pinned, client, pull, progress)
+    offered = base_ref(pinned, mirrors)
+    found = _obtain(offered, client, pull, progress)
     if found is not None:
-        return Base(pinned, found, "pinned")
+        return Base(offered, pinned, found, "pinned")
     made = pins.base_image.tag
     local = _local(made, client)
     if local is not None and made_allowed:
         progress(f"no registry answers: building on {made}")
-        return Base(made, identity(local), "made")
+        return Base(made, made, identity(local), "made")
     build = f"`invoke build-image --profile {profile}`"
-    if local is not None:
+    if pins.profile(profile).from_source and not made_allowed:
+        hint = (
+            "`invoke base-image` makes a base without a registry, and on it build "
+            "`--profile cpu`, `--profile cuda-wheels` (both of wheels), "
+            f"or this one: `--profile {profile} --cuda-from-wheels`"
+        )
+    elif local is not None:
         hint = f"{build} builds on {made}, which `invoke base-image` made"
     else:
         hint = (
@@ -73,6 +89,28 @@ def resolve(
             "--base IMAGE takes one that is here"
         )
     raise UsageFault(f"the base image {pinned} is not here and no registry answers", hint=hint)
+
+
+def require_cuda(base: Base, client: DockerClient, profile: str) -> None:
+    """Refuse a base without CUDA's compiler before an hour has gone into it.
+
+    NVIDIA's images say CUDA_VERSION in their environment. The profile's own base is taken at its
+    word, and one that is not here yet cannot be asked.
+
+    Raises:
+        UsageFault: the base is here and says nothing of CUDA.
+    """
+    if base.origin == "pinned":
+        return
+    image = _local(base.ref, client)
+    if image is None:
+        return
+    said = (image.attrs.get("Config") or {}).get("Env") or []
+    if not any(entry.startswith("CUDA_VERSION=") for entry in said):
+        raise UsageFault(
+            f"the base image {base.ref} has no CUDA",
+            hint=f"invoke build-image --profile {profile} --base {base.ref} --cuda-from-wheels",
+        )
 
 
 def identity(image: Image) -> str:

@@ -25,6 +25,14 @@ SHOWN_LINES = 20
 # The first that matches the end of the log tells what to do.
 CAUSES = (
     (
+        r"Permission denied \(publickey",
+        "no key of your agent is accepted there: ssh-add KEY, `ssh-add -l` lists; --ssh default",
+    ),
+    (
+        r"Host key verification failed",
+        "the host shows another key than the one it is known under: docs/sources.md",
+    ),
+    (
         r"[Nn]o space left on device|ENOSPC",
         "free some space: docker system df; docker system prune",
     ),
@@ -125,6 +133,9 @@ def step_name(line: str) -> str | None:
     ``#7 [image 3/6] RUN … <<'SHELL' (# Python packages...)`` is a step, ``#7 12.3 text`` its
     output. buildx shows the first line of a script, which docker/Dockerfile makes a comment.
     """
+    # The longest step tells how far it is: ninja counts what it compiles.
+    if count := re.match(r"#\d+ [\d.]+ \[(\d+)/(\d+)\] (?:Building|Linking) ", line):
+        return f"compile TVM: {count[1]} of {count[2]}"
     found = re.match(r"#\d+ (?:(\[[^\]]+\] .+)|((?:exporting|unpacking) to \S+))$", line)
     if found is None:
         return None
@@ -146,11 +157,26 @@ def failure(code: int, log: list[str]) -> JobFailed:
     output = [
         found[1] for line in log if (found := re.match(r"#\d+ (?:[\d.]+ |ERROR: )(.*)", line))
     ]
-    shown = (output or log)[-SHOWN_LINES:]
+    # What fails outside of a step, such as writing the image, is told by the last line alone.
+    final = [line for line in log if line.startswith("ERROR: ") and "did not complete" not in line]
+    shown = [*(output or log)[-SHOWN_LINES:], *final[-1:]]
     text = "\n".join(log)
-    hint = next((remedy for cause, remedy in CAUSES if re.search(cause, text)), None)
     lines = "".join(f"\n  | {line[:200]}" for line in shown)
+    # A step of bench/build knows better than a guess from the log what is wrong.
+    if said := own_words(output):
+        return JobFailed(f"the image was not built: {said[0]}{lines}", hint=said[1])
+    hint = next((remedy for cause, remedy in CAUSES if re.search(cause, text)), None)
     return JobFailed(
         f"the image was not built: docker buildx build, exit code {code}{lines}",
         hint=hint or "the lines above are the end of the build's log",
     )
+
+
+def own_words(output: Sequence[str]) -> tuple[str, str] | None:
+    """(error, hint) as a step of bench/build printed them last; None where none did."""
+    for number in range(len(output) - 1, 0, -1):
+        if output[number].startswith("hint: "):
+            before = [line for line in output[:number] if line.startswith("error: ")]
+            if before:
+                return before[-1].removeprefix("error: "), output[number].removeprefix("hint: ")
+    return None

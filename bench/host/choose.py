@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, UsageFault
-from bench.host import image
+from bench.host import image, promise
 from bench.host.console import working
 from bench.host.engine import docker, endpoint
 from bench.host.engine.base import Engine
@@ -32,11 +32,19 @@ class Choice:
     why: str
 
 
-def choose(engine: str, profile: str | None, base: str | None, gpu: bool, pins: Pins) -> Choice:
+def choose(
+    engine: str,
+    profile: str | None,
+    base: str | None,
+    gpu: bool,
+    pins: Pins,
+    named: str | None = None,
+) -> Choice:
     """The engine for a job.
 
     ``auto`` is docker where an engine answers and the image exists or can be built, else
-    local. With ``gpu`` nothing is ever replaced by local or by a CPU.
+    local. With ``gpu`` nothing is ever replaced by local or by a CPU, and where an image is
+    ``named`` (a tag or an id) it is that one or none.
 
     Raises:
         UsageFault: no such engine or profile, no engine answers, the image cannot be had, or
@@ -45,9 +53,13 @@ def choose(engine: str, profile: str | None, base: str | None, gpu: bool, pins: 
     """
     if engine not in ENGINES:
         raise UsageFault(f"unknown engine '{engine}'", hint=f"choose one of: {', '.join(ENGINES)}")
+    if named is not None and (profile or base or engine == "local"):
+        raise UsageFault(
+            "--image names the whole image", hint="leave --profile, --base and --engine local out"
+        )
     name = profile or (pins.defaults.gpu_profile if gpu else pins.defaults.profile)
     wanted = pins.profile(name)
-    if gpu and wanted.device != "cuda":
+    if gpu and wanted.device != "cuda" and named is None:
         raise UsageFault(
             f"profile '{name}' has no CUDA",
             hint=f"--gpu goes with --profile {pins.defaults.gpu_profile}",
@@ -58,21 +70,31 @@ def choose(engine: str, profile: str | None, base: str | None, gpu: bool, pins: 
         return _local("as asked")
     try:
         with endpoint.engine_errors():
-            return _docker(name, base, gpu, pins)
+            return _docker(name, base, gpu, pins, named)
     except BenchError as error:
-        if engine == "docker" or gpu:
+        if engine == "docker" or gpu or named is not None:
             raise
         return _local(f"no container can be had: {error.message}")
 
 
-def _docker(profile: str, base: str | None, gpu: bool, pins: Pins) -> Choice:
+def _docker(profile: str, base: str | None, gpu: bool, pins: Pins, named: str | None) -> Choice:
     where = endpoint.find_endpoint(os.environ)
     client = endpoint.connect(where, os.environ)
     if gpu:
         refusal = docker.gpu_refusal(client)
         if refusal is not None:  # before an image of several GB is built for nothing
             raise docker.no_gpu(refusal)
-    reference = ensure_image(profile, base, where, client, pins)
+    if named is not None:
+        found = image.named(client, named)
+        if found.tag.endswith(image.CANDIDATE):
+            raise UsageFault(
+                f"{found.tag} has not kept its contract",
+                hint=f"invoke verify-image --image {named}",
+            )
+        promise.of_labels(found.labels, pins)  # refuses one that is none of ours
+        reference = ImageRef(id=found.id, digest=None, tag=found.tag, labels=dict(found.labels))
+    else:
+        reference = ensure_image(profile, base, where, client, pins)
     why = f"engine at {where.url} ({where.source}), image {reference.tag}"
     return Choice(docker.DockerEngine(client, reference.id), reference, why)
 

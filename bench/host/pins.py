@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from bench.errors import UsageFault
 
@@ -25,6 +32,11 @@ Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*((a|b|rc|\.post
 PinnedImage = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/:-]*:[\w.-]+@sha256:[0-9a-f]{64}$")
 ]
+Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# A GPU's compute capability without its dot: 86, 90a.
+CudaArch = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{1,2}[af]?$")]
+BuildType = Literal["Debug", "RelWithDebInfo", "Release"]
 # The name goes into an image tag, before the content id.
 ProfileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,40}$")]
 
@@ -41,23 +53,67 @@ class Versions(Frozen):
     tvm: Version
     tvm_ffi: Version
     torch: Version
+    torch_cuda: Version
+    nvcc_wheel: Version
+    cmake: Version
+    ninja: Version
 
 
 class Profile(Frozen):
-    """What one kind of image is made from. ``torch`` is the build: PyPI's is the CUDA one."""
+    """What one kind of image is made from.
+
+    ``torch`` is the build: PyPI's is the CUDA one. ``tvm`` is ``wheel`` or a key of
+    ``[sources]``; what follows it belongs to a source build. ``llvm`` is a key of ``[llvm]``, or
+    ``apt:`` and a major version for the distribution's own. ``cuda`` is the toolkit that the base
+    brings, ``cuda_arch`` the GPUs compiled for, ``budget_gib`` the most that the image may take.
+    """
 
     summary: str
     device: Literal["cpu", "cuda"]
     base: PinnedImage
     torch: Literal["cpu", "cuda"]
-    tvm: Literal["wheel"]
+    tvm: str
+    llvm: str | None = None
+    build_type: BuildType | None = None
+    cuda: Version | None = None
+    cuda_arch: tuple[CudaArch, ...] = ()
+    budget_gib: Annotated[float, Field(gt=0)]
+
+    @property
+    def from_source(self) -> bool:
+        """Whether TVM is compiled for it."""
+        return self.tvm != "wheel"
+
+
+class Source(Frozen):
+    """TVM's sources: a commit, and the commit of every submodule by its path, nested ones too.
+
+    ``read_by_parent`` names submodules whose commit this list does not know: the commit of the
+    repository around them fixes it.
+    """
+
+    url: str
+    commit: Commit
+    tvm_ffi: Version
+    gitlinks: dict[str, Commit]
+    read_by_parent: tuple[str, ...] = ()
+
+
+class Llvm(Frozen):
+    """A release of LLVM as an archive, the folder in it, and the Debian packages it needs."""
+
+    url: str
+    sha256: Sha256
+    folder: Annotated[str, StringConstraints(pattern=r"^[\w.+-]+$")]
+    apt: tuple[str, ...] = ()
 
 
 class Defaults(Frozen):
-    """The profiles taken where the user names none."""
+    """The profiles taken where the user names none: for jobs, and for building an image."""
 
     profile: ProfileName
     gpu_profile: ProfileName
+    build_profile: ProfileName
 
 
 class BaseImagePins(Frozen):
@@ -74,13 +130,26 @@ class Pins(Frozen):
     versions: Versions
     defaults: Defaults
     profiles: dict[ProfileName, Profile]
+    sources: dict[Version, Source]
+    llvm: dict[Version, Llvm]
     base_image: BaseImagePins
 
     @model_validator(mode="after")
-    def _defaults_exist(self) -> Pins:
-        for name in (self.defaults.profile, self.defaults.gpu_profile):
+    def _names_exist(self) -> Pins:
+        for name in self.defaults.model_dump().values():
             if name not in self.profiles:
                 raise ValueError(f"the profile {name!r} is not there")
+        for name, profile in self.profiles.items():
+            if not profile.from_source:
+                continue
+            if profile.tvm not in self.sources:
+                raise ValueError(f"the profile {name!r} names no entry of [sources]: {profile.tvm}")
+            if profile.llvm is None or profile.build_type is None:
+                raise ValueError(f"the profile {name!r} compiles TVM: it needs llvm and build_type")
+            if not re.match(r"apt:\d+$", profile.llvm) and profile.llvm not in self.llvm:
+                raise ValueError(f"the profile {name!r} names no entry of [llvm]: {profile.llvm}")
+            if (profile.device == "cuda") != bool(profile.cuda_arch and profile.cuda):
+                raise ValueError(f"the profile {name!r}: cuda and cuda_arch go with device cuda")
         return self
 
     def profile(self, name: str) -> Profile:
@@ -101,12 +170,15 @@ class Pins(Frozen):
             UsageFault: there is no such profile.
         """
         profile = self.profile(name)
+        source = self.sources[profile.tvm] if profile.from_source else None
         return {
-            **self.versions.model_dump(),
+            "tvm": profile.tvm if source else self.versions.tvm,
+            "tvm_ffi": source.tvm_ffi if source else self.versions.tvm_ffi,
+            "torch": self.versions.torch,
             "device": profile.device,
             "base": profile.base,
             "torch_build": profile.torch,
-            "tvm_source": profile.tvm,
+            "tvm_source": "source" if source else "wheel",
         }
 
 

@@ -136,7 +136,7 @@ def read_lock(name: str) -> str:
 
 def stamp_for(venv: str, kind: str) -> "dict[str, str]":
     """What a complete environment at `venv` with torch build `kind` (cpu or cuda) is made of."""
-    names = ["requirements.txt", "torch.txt"] + (["torch-cuda.txt"] if kind == "cuda" else [])
+    names = ["requirements.txt", "tvm.txt", "torch.txt"] + ["torch-cuda.txt"] * (kind == "cuda")
     return {
         "locks": hashlib.sha256("".join(map(read_lock, names)).encode()).hexdigest(),
         "torch": kind,
@@ -322,8 +322,11 @@ def check_place(venv: str) -> None:
         )
 
 
-def install(venv: str, wanted: str) -> None:
-    """Make the environment afresh: what the locks no longer name must not linger in it."""
+def install(venv: str, wanted: str, tvm: str = "tvm.txt") -> None:
+    """Make the environment afresh: what the locks no longer name must not linger in it.
+
+    `tvm` is the lock with TVM's wheels, or with what TVM needs where it is built from source.
+    """
     check_place(venv)
     print(f"{venv}: Python 3.{sys.version_info[1]}.{sys.version_info[2]}", flush=True)
     # Called from within the environment itself, the Python it was made from makes the new one.
@@ -339,6 +342,7 @@ def install(venv: str, wanted: str) -> None:
     pip += ["install", "--quiet", "--progress-bar", "off", "--no-user", "--no-deps"]
     pip += ["--require-hashes", "--only-binary", ":all:", "-r"]
     stage("packages", [*pip, os.path.join(LOCKS, "requirements.txt")])
+    stage("TVM", [*pip, os.path.join(LOCKS, tvm)])
     stage(f"torch {torch_version()} ({torch.kind})", [*pip, narrowed, *torch.arguments])
     if torch.kind == "cuda":
         stage("CUDA packages", [*pip, os.path.join(LOCKS, "torch-cuda.txt")])

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,21 @@ from rich.table import Table
 from bench.catalog import AFTER, BEFORE, STORE_VARIABLE
 from bench.errors import BenchError, JobFailed, UsageFault
 from bench.host import base_image as base_images
-from bench.host import choose, image, launch, pins, report, runs
+from bench.host import (
+    choose,
+    image,
+    launch,
+    mirrors,
+    pins,
+    promise,
+    recipe,
+    report,
+    runs,
+    toolchain,
+    verify,
+)
 from bench.host import doctor as examination
+from bench.host import mirror as mirrors_of
 from bench.host.console import ERR, OUT, working
 from bench.host.engine import docker, endpoint
 from bench.host.store import Store
@@ -29,7 +43,14 @@ ROOT = launch.ROOT
 GIB = 2**30
 
 
-def run_job(spec: JobSpec, engine: str, profile: str | None, base: str | None, out: Path) -> None:
+def run_job(
+    spec: JobSpec,
+    engine: str,
+    profile: str | None,
+    base: str | None,
+    out: Path,
+    named: str | None = None,
+) -> None:
     """Choose an engine, run the spec on it, print what came of it.
 
     Raises:
@@ -39,10 +60,10 @@ def run_job(spec: JobSpec, engine: str, profile: str | None, base: str | None, o
     store = Store.of(os.environ)
     pinned = pins.load()
     gpu = spec.device == "cuda" and spec.kind == "bench"
-    if spec.device == "cuda" and profile is None:
+    if spec.device == "cuda" and profile is None and named is None:
         profile = pinned.defaults.gpu_profile
     runs.check_writable(out, spec)
-    chosen = choose.choose(engine, profile, base, gpu, pinned)
+    chosen = choose.choose(engine, profile, base, gpu, pinned, named)
     ERR.print(f"{chosen.engine.name}: {chosen.why}", style="dim", markup=False)
     store.prepare()
     record, path = launch.run(spec, chosen.engine, chosen.image, out, store)
@@ -76,22 +97,20 @@ def _print_run(record: RunRecord) -> None:
         OUT.print(said, style="bold", markup=False)
 
 
-def build_image(
-    profile: str | None, base: str | None, wheelhouse: str | None, *, no_cache: bool, dry_run: bool
-) -> None:
+def build_image(request: image.BuildRequest, *, dry_run: bool) -> None:
     """Build the image of a profile, or find it, and say which."""
     pinned = pins.load()
+    # What cannot work is refused on a machine without an engine too.
+    name = request.profile or pinned.defaults.build_profile
+    wanted = recipe.toolchain_of(request, name, pinned, request.base)
+    toolchain.check(wanted)
+    for line in toolchain.notes(wanted):
+        ERR.print(line, style="dim", markup=False, soft_wrap=True)
     where = endpoint.find_endpoint(os.environ)
     client = endpoint.connect(where, os.environ)
-    request = image.BuildRequest(
-        profile=profile,
-        base=base,
-        wheelhouse=Path(wheelhouse) if wheelhouse else None,
-        no_cache=no_cache,
-    )
     with working("image") as say:
         planned = image.plan(request, pinned, client, pull=not dry_run, progress=say)
-        found = None if no_cache else image.find(planned, client)
+        found = None if request.no_cache else image.find(planned, client)
     if dry_run:
         OUT.print(planned.command, markup=False, soft_wrap=True)
         state = "is there already" if found else "would be built"
@@ -99,9 +118,64 @@ def build_image(
         return
     if found is None:
         with working(f"building {planned.tag}") as say:
-            found = image.build(planned, where, client, progress=say)
+            found = image.build(planned, pinned, where, client, progress=say)
     word = "built" if found.built else "found, unchanged"
     OUT.print(f"{found.tag} {word} ({found.digest or found.id})", markup=False, soft_wrap=True)
+
+
+def verify_image(reference: str | None, *, as_json: bool) -> None:
+    """Hold an image to its contract; print and keep what was found.
+
+    Raises:
+        UsageFault: there is no such image, or it is none of ours.
+        JobFailed: it breaks its contract.
+    """
+    pinned = pins.load()
+    client = endpoint.connect(endpoint.find_endpoint(os.environ), os.environ)
+    with endpoint.engine_errors():
+        found = image.newest(client) if reference is None else image.named(client, reference)
+    expected = promise.of_labels(found.labels, pinned)
+    with working(f"asking {found.tag}") as say:
+        record = verify.verify(client, found.tag, expected, say)
+    path = verify.write(record)
+    if as_json:
+        print(record.model_dump_json(indent=2))
+    else:
+        OUT.print(verify.table(record))
+        OUT.print(verify.summary(record), markup=False, soft_wrap=True)
+        OUT.print(f"kept in {path}", markup=False, soft_wrap=True)
+    verify.demand(record)
+
+
+def matrix(
+    *, tvm: str | None, gpu: str | None, cuda: str | None, driver: str | None, as_json: bool
+) -> None:
+    """Print which versions fit together, the project's profiles first."""
+    pinned, tables = pins.load(), toolchain.load_tables()
+    profiles = {name: toolchain.of_profile(pinned, name) for name in pinned.profiles}
+    wanted = {"tvm": tvm, "gpu": gpu, "cuda": cuda, "driver": driver}
+    if as_json:
+        print(json.dumps(toolchain.as_data(tables, profiles, **wanted), indent=2))
+    else:
+        OUT.print(toolchain.matrix(tables, profiles, **wanted))
+
+
+def mirror(into: str | None, tvm: str | None, mirror: Sequence[str]) -> None:
+    """Make or update local mirrors of TVM's repositories, and say how a build takes them."""
+    pinned = pins.load()
+    names = [tvm.removeprefix("v")] if tvm else list(pinned.sources)
+    for name in names:
+        if name not in pinned.sources:
+            known = ", ".join(pinned.sources)
+            raise UsageFault(f"no TVM {name} in docker/pins.toml", hint=f"one of: {known}")
+    sources = [(pinned.sources[name].url, pinned.sources[name].commit) for name in names]
+    folder = Path(into) if into else mirrors_of.default_folder(os.environ)
+    with working("mirror") as say:
+        found = mirrors_of.update(sources, folder, say, mirrors=mirrors.load(mirror, os.environ))
+    for one in found:
+        OUT.print(f"{one.state}: {one.url}", markup=False, soft_wrap=True)
+    hint = f"invoke build-image --mirror-folder {folder}"
+    OUT.print(f"{len(found)} repositories in {folder}: {hint}", markup=False, soft_wrap=True)
 
 
 def base_image(suite: str | None) -> None:
@@ -176,14 +250,14 @@ def shell(profile: str | None, base: str | None) -> None:
     os.execvpe("docker", command, where.cli_environ(os.environ))
 
 
-def doctor(*, as_json: bool) -> None:
+def doctor(profile: str | None, *, as_json: bool) -> None:
     """Print the findings.
 
     Raises:
         JobFailed: something blocks even the local engine.
     """
     with working("doctor"):
-        findings = examination.examine()
+        findings = examination.examine(profile)
     if as_json:
         print(json.dumps(examination.as_data(findings), indent=2))
     else:
@@ -191,7 +265,8 @@ def doctor(*, as_json: bool) -> None:
     blocking = [finding for finding in findings if finding.level == "blocks"]
     if blocking:
         names = ", ".join(finding.check for finding in blocking)
-        raise JobFailed(f"jobs cannot run here: {names}", hint=blocking[0].remedy)
+        what = f"{profile} cannot be built here" if profile else "jobs cannot run here"
+        raise JobFailed(f"{what}: {names}", hint=blocking[0].remedy)
 
 
 def clean(out: Path, *, images: bool) -> None:

@@ -1,7 +1,8 @@
-"""Split one resolved lock in three: requirements.txt, torch.txt and torch-cuda.txt.
+"""Split one resolved lock in four: requirements.txt, tvm.txt, torch.txt and torch-cuda.txt.
 
-One resolution keeps the three consistent with each other; three files let a machine without a GPU
-leave the CUDA packages out. Called by update.sh, with the resolver's output as the only argument.
+One resolution keeps the four consistent with each other; separate files let a machine without a GPU
+leave the CUDA packages out, and an image that builds TVM from source leave out TVM's wheel.
+Called by update.sh, with the resolver's output as the only argument.
 """
 
 import re
@@ -10,9 +11,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CUDA_NAME = re.compile(r"(triton|nvidia-.+|cuda-.+)$")
+TVM_NAMES = ("apache-tvm", "apache-tvm-ffi")
 INSTALL = "pip install --require-hashes --no-deps -r"
 HEADERS = {
-    "requirements.txt": "All packages but torch and its CUDA packages.",
+    "requirements.txt": "All packages but TVM, torch and its CUDA packages.",
+    "tvm.txt": "TVM's wheels; an image that builds TVM from source takes tvm-VERSION.txt instead.",
     "torch.txt": "torch: the wheels on PyPI, and the CPU builds of torch-cpu-hashes.txt.",
     "torch-cuda.txt": "What PyPI's torch needs beside requirements.txt: CUDA libraries and triton.",
 }
@@ -54,6 +57,8 @@ def main() -> None:
     for name, entries in packages.items():
         if name == "torch":
             contents["torch.txt"] += [with_hashes(entry, extra) for entry in entries]
+        elif name in TVM_NAMES:
+            contents["tvm.txt"] += entries
         elif CUDA_NAME.match(name):
             contents["torch-cuda.txt"] += entries
         else:
