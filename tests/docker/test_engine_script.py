@@ -163,13 +163,13 @@ def test_installs_the_engine_on_a_bare_debian_and_leaves_apt_as_it_was(
     """In a container: the sources are in one-line form there, and nothing is installed yet."""
     steps = """
         set -e
-        dpkg-query -W >/tmp/before; cp -a /etc/apt /tmp/apt
+        dpkg-query -W | LC_ALL=C sort >/tmp/before; cp -a /etc/apt /tmp/apt
         source /engine.sh; install_missing; trap - ERR
-        dpkg-query -W >/tmp/after; diff -r /etc/apt /tmp/apt
+        dpkg-query -W | LC_ALL=C sort >/tmp/after; diff -r /etc/apt /tmp/apt
         test ! -e /usr/sbin/policy-rc.d
         test -z "$(missing_packages)"
         dockerd --version; docker buildx version
-        echo "changed: $(comm -23 /tmp/before /tmp/after)"
+        echo "changed: $(LC_ALL=C comm -23 /tmp/before /tmp/after)"
         install_missing
     """
     output = client.containers.run(

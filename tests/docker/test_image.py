@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.errors import JobFailed, UsageFault
-from bench.host import bases, buildx, image, pins
+from bench.host import bases, buildx, content, image, pins
 from bench.host.engine.endpoint import Endpoint
 from bench.host.image import BuildRequest, Image
 
@@ -170,13 +170,17 @@ def test_plain_build_without_a_registry_exits_2_and_says_what_works(
     # An address that no registry has, so that the test holds where a registry does answer.
     absent = "registry.invalid/debian:bookworm-slim@sha256:" + "0" * 64
     loaded = pins.load()
-    profile = loaded.profile("cpu").model_copy(update={"base": absent})
-    changed = loaded.model_copy(update={"profiles": {"cpu": profile}})
+    profiles = {
+        name: profile.model_copy(update={"base": absent})
+        for name, profile in loaded.profiles.items()
+    }
+    changed = loaded.model_copy(update={"profiles": profiles})
     with pytest.raises(UsageFault) as caught:
         image.plan(BuildRequest(), changed, client)
     assert caught.value.exit_code == 2
-    assert "invoke base-image" in str(caught.value.hint)
-    assert "invoke build-image --profile cpu" in str(caught.value.hint)
+    hint = str(caught.value.hint)
+    assert "invoke base-image" in hint
+    assert "--profile cpu" in hint and "--profile cuda-wheels" in hint
     named = image.plan(BuildRequest(profile="cpu"), changed, client)
     assert (named.base.ref, named.base.origin) == (base_ref, "made")
 
@@ -187,7 +191,7 @@ def test_failed_build_shows_the_steps_output_and_tags_nothing(
     root = copy_of_inputs(tmp_path)
     dockerfile = root / "docker" / "Dockerfile"
     dockerfile.write_text("ARG BASE\nFROM ${BASE}\nRUN echo something odd; exit 9\n")
-    request = BuildRequest(base=base_ref)
+    request = BuildRequest("cpu", base_ref)
     with pytest.raises(JobFailed) as caught:
         image.ensure(request, pins.load(), endpoint, client, root=root)
     assert "something odd" in caught.value.message
@@ -207,7 +211,7 @@ def test_interrupted_build_is_stopped_in_the_engine_and_tags_nothing(
         "import pathlib, sys; from bench.host import image, pins;"
         "from bench.host.engine.endpoint import connect, find_endpoint;"
         "where = find_endpoint();"
-        "image.ensure(image.BuildRequest(base=sys.argv[1]), pins.load(), where, connect(where),"
+        "image.ensure(image.BuildRequest('cpu', sys.argv[1]), pins.load(), where, connect(where),"
         " root=pathlib.Path(sys.argv[2]), progress=lambda step: print(step, flush=True))"
     )
     process = subprocess.Popen(
@@ -226,7 +230,7 @@ def test_interrupted_build_is_stopped_in_the_engine_and_tags_nothing(
     _, errors = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in errors
     assert not sleeping(mark)
-    request = BuildRequest(base=base_ref)
+    request = BuildRequest("cpu", base_ref)
     assert image.find(image.plan(request, pins.load(), client, root=root), client) is None
 
 
@@ -244,7 +248,8 @@ def sleeping(mark: str) -> list[str]:
 def copy_of_inputs(folder: Path) -> Path:
     """The files that an image is made from, in a folder where they can be changed."""
     root = folder / "project"
-    for path in image.inputs(image.ROOT, "cuda"):
+    locks = [path.name for path in (image.ROOT / "docker" / "locks").glob("*.txt")]
+    for path in content.inputs(image.ROOT, locks, from_source=True):
         target = root / path.relative_to(image.ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)

@@ -11,22 +11,33 @@ import pytest
 from bench import limits
 from bench.errors import JobFailed, UsageFault
 from bench.job import gpt
-from bench.job.compile import api, build, cudacc, target
+from bench.job.compile import api, build, cpu, cudacc, target
 
 
 def test_the_cpu_is_one_that_llvm_knows() -> None:
-    cpu = target.detect_cpu()
-    assert cpu.kind == "llvm"
-    assert cpu.mcpu in api.known_cpus()
-    assert cpu.cores >= 1
-    assert json.loads(json.dumps(cpu.to_dict())) == cpu.to_dict()
+    here = target.detect_cpu()
+    assert here.kind == "llvm"
+    assert here.mcpu in api.known_cpus()
+    assert here.cores >= 1
+    assert json.loads(json.dumps(here.to_dict())) == here.to_dict()
     assert target.detect_cpu(cores=3).cores == 3
     with pytest.raises(UsageFault):
         target.detect_cpu(cores=0)
 
 
-def test_an_unknown_cpu_falls_back_to_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_cpu_keeps_its_vector_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = target.detect_cpu()
     monkeypatch.setattr(api, "host_cpu", lambda: "cpu-of-next-year")
+    stand_in = target.detect_cpu()
+    assert stand_in.mcpu in api.known_cpus()
+    assert (stand_in.features, stand_in.lanes) == (here.features, here.lanes)
+
+
+def test_an_unknown_cpu_of_unknown_features_is_the_baseline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(api, "host_cpu", lambda: "cpu-of-next-year")
+    monkeypatch.setattr(cpu, "host_flags", frozenset)
     assert target.detect_cpu().mcpu in ("x86-64", "generic")
 
 
@@ -37,8 +48,8 @@ def test_an_unknown_cpu_falls_back_to_the_baseline(monkeypatch: pytest.MonkeyPat
 def test_vector_width_follows_the_features(
     features: tuple[str, ...], lanes: int, registers: int
 ) -> None:
-    cpu = target.CompileTarget("llvm", "x86-64", features, 2)
-    assert (cpu.lanes, cpu.registers) == (lanes, registers)
+    machine = target.CompileTarget("llvm", "x86-64", features, 2)
+    assert (machine.lanes, machine.registers) == (lanes, registers)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +103,28 @@ def test_what_the_cuda_compiler_says_is_passed_on(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TVM_CUDA_COMPILE_MODE", "nvcc")
     with pytest.raises(JobFailed, match="sm_60"):
         cudacc.check(object(), target.cuda("sm_60"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "extern void f();\nCompilation error:\nnvcc fatal   : Unsupported gpu architecture 'x'\n",
+        "NVRTC compilation failed:\nnvrtc: error: invalid value for --gpu-architecture 'x'\n",
+    ],
+)
+def test_what_it_says_while_tvm_generates_code_is_passed_on(text: str) -> None:
+    with (
+        pytest.raises(JobFailed, match=r"refuses the kernels: .*'x'"),
+        cudacc.refusals(target.cuda("sm_60")),
+    ):
+        raise RuntimeError(text)
+
+
+def test_other_failures_of_tvm_are_not_the_cuda_compilers() -> None:
+    with pytest.raises(RuntimeError, match="layout"), cudacc.refusals(target.cuda("sm_60")):
+        raise RuntimeError("unknown layout")
+    with pytest.raises(RuntimeError, match="C compiler"), cudacc.refusals(target.detect_cpu()):
+        raise RuntimeError("Compilation error:\nthe C compiler")
 
 
 @pytest.mark.parametrize("name", api.__all__)

@@ -1,214 +1,218 @@
-"""Doctor on hosts that lack one thing each: what it finds, how grave, and the remedy."""
+"""Doctor on recorded machines: what it finds there, how grave, and the remedy; nothing else."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bench import limits
-from bench.errors import UsageFault
-from bench.host import doctor
-from bench.host.engine.endpoint import Endpoint
+from bench.host import doctor, pins
+from bench.host.doctor import driver, gpu, needs, network, nvidia, registry
+from bench.host.doctor.needs import CudaNeed, Needs
+from tests.unit.hosts.recorded import NAMES, RecordedHost, recording
 
-GIB = 2**30
-
-
-@dataclass
-class Host:
-    """What the checks see of a machine. As it stands, nothing is missing."""
-
-    programs: set[str] = field(default_factory=lambda: {"docker", "g++", "nvidia-smi"})
-    answers: dict[str, tuple[int, str]] = field(
-        default_factory=lambda: {"docker": (0, "buildx v0.13"), "nvidia-smi": (0, "H100, 570.1\n")}
+# The profiles as the recordings know them, whatever docker/pins.toml says one day.
+NEEDS = Needs(
+    cuda=(
+        CudaNeed("llvm10", "12.4.1", ("80", "86", "90")),
+        CudaNeed("latest", "13.3.1", ("80", "86", "90", "120")),
     )
-    engine: bool = True
-    url: str = "unix:///run/docker.sock"
-    security: list[str] = field(default_factory=list)
-    gpu_refusal: str | None = None
-    python: str = "3.11.7"
-    missing: set[str] = field(default_factory=set)
-    headers: bool = True
-    cores: int = 8
-    flags: set[str] = field(default_factory=lambda: {"avx2", "fma"})
-    memory_gib: float = 16
-    store_free_gib: float = 100
-    engine_free_gib: float = 100
+)
 
-    def which(self, name: str) -> str | None:
-        return f"/usr/bin/{name}" if name in self.programs else None
-
-    def run(self, command: list[str], check: bool = False, **_: Any) -> Any:
-        if command[0] not in self.programs:
-            raise FileNotFoundError(command[0])
-        code, said = self.answers[command[0]]
-        if check and code:
-            raise subprocess.CalledProcessError(code, command)
-        return subprocess.CompletedProcess(command, code, said, "")
-
-    def find_endpoint(self, environ: Mapping[str, str]) -> Endpoint:
-        if not self.engine:
-            raise UsageFault("no Docker engine answers: tried two", hint="sudo make engine")
-        return Endpoint(self.url, "test")
+Examine = Callable[..., list[doctor.Finding]]
 
 
 @pytest.fixture
-def examine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Host], dict[str, doctor.Finding]]:
-    """Put the checks on a host and give their findings by name."""
-    engine_root, include = tmp_path / "docker", tmp_path / "include"
-    engine_root.mkdir()
-    include.mkdir()
-    monkeypatch.setenv("GPT_FRONTEND_STORE", str(tmp_path / "absent" / "store"))
+def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Examine:
+    """Put the checks on a recorded machine."""
 
-    def put_on(host: Host) -> dict[str, doctor.Finding]:
-        info = {
-            "ServerVersion": "26.1",
-            "SecurityOptions": host.security,
-            "DockerRootDir": str(engine_root),
-        }
-        client = SimpleNamespace(info=lambda: info, close=lambda: None)
-        if host.headers:
-            (include / "Python.h").touch()
-
-        def disk_usage(path: Path) -> Any:
-            free = host.engine_free_gib if path == engine_root else host.store_free_gib
-            return SimpleNamespace(free=free * GIB)
-
-        fakes: dict[str, object] = {
-            "shutil": SimpleNamespace(which=host.which, disk_usage=disk_usage),
-            "sysconfig": SimpleNamespace(get_path=lambda _: str(include)),
-            "platform": SimpleNamespace(
-                python_version=lambda: host.python, machine=lambda: "x86_64"
-            ),
-            "endpoint.find_endpoint": host.find_endpoint,
-            "endpoint.connect": lambda *_: client,
-            "docker.gpu_refusal": lambda _: host.gpu_refusal,
-            "limits": SimpleNamespace(
-                available_cores=lambda: host.cores,
-                memory_bytes=lambda: int(host.memory_gib * GIB),
-            ),
-            "_importable": lambda name: name not in host.missing,
-            "_cpu_flags": lambda: host.flags,
-        }
-        for name, fake in fakes.items():
-            monkeypatch.setattr(f"bench.host.doctor.{name}", fake)
-        monkeypatch.setattr("bench.host.doctor.subprocess.run", host.run)
-        found = {finding.check: finding for finding in doctor.examine()}
-        assert not (tmp_path / "absent").exists(), "a check made the store's folder"
-        return found
+    def put_on(name: str, wanted: Needs = NEEDS, **changes: str) -> list[doctor.Finding]:
+        monkeypatch.setattr(needs, "of", lambda *_: wanted)
+        config = tmp_path / "config.toml"
+        config.write_text(recording(name).get("config", ""))
+        store = tmp_path / "absent" / "store"
+        own = {"GPT_FRONTEND_CONFIG": str(config), "GPT_FRONTEND_STORE": str(store)}
+        findings = doctor.examine(host=RecordedHost.of(name, {**own, **changes}))
+        assert not store.parent.exists(), "a check made the store's folder"
+        return findings
 
     return put_on
 
 
-Examine = Callable[[Host], dict[str, doctor.Finding]]
+def named(findings: list[doctor.Finding], check: str) -> doctor.Finding:
+    found = [finding for finding in findings if finding.check == check]
+    assert len(found) == 1, f"{check}: {found or [finding.check for finding in findings]}"
+    return found[0]
 
 
-def test_a_host_that_lacks_nothing(examine: Examine) -> None:
-    found = examine(Host())
-    assert len(found) == len(doctor.CHECKS)
-    assert {finding.level for finding in found.values()} == {"ok"}, found
-    assert not any(finding.remedy for finding in found.values())
+def test_there_are_enough_recordings_each_with_its_expectations_and_its_own_story() -> None:
+    assert len(NAMES) >= 25
+    stories = [recording(name)["summary"] for name in NAMES]
+    assert len(set(stories)) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recorded_machine(examine: Examine, name: str) -> None:
+    findings = examine(name)
+    expected: list[dict[str, Any]] = recording(name)["expect"]
+    for one in expected:
+        finding = named(findings, one["check"])
+        assert finding.level == one["level"], finding
+        assert one.get("seen", "") in finding.seen, finding
+        assert one.get("remedy", "") in finding.remedy, finding
+        assert one.get("why", "") in finding.why, finding
+        # A finding that something lacks is expected with its words, not by its name alone.
+        assert one.get("seen"), one
+    lacks = {finding.check for finding in findings if finding.level != "ok"}
+    assert lacks == {one["check"] for one in expected if one["level"] != "ok"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_lacks_says_why_and_how_to_mend_it_and_no_finding_shows_a_password(
+    examine: Examine, name: str
+) -> None:
+    for finding in examine(name):
+        if finding.level == "ok":
+            assert not finding.remedy and not finding.why, finding
+        else:
+            assert finding.seen and finding.why and finding.remedy, finding
+        words = " ".join([finding.seen, finding.why, finding.remedy])
+        assert "secret-word" not in words
+        assert "not recorded" not in words and "could not be checked" not in words, finding
+
+
+def test_every_check_has_a_machine_where_it_finds_something(examine: Examine) -> None:
+    lacking = {f.check for name in NAMES for f in examine(name) if f.level != "ok"}
+    present = {f.check for name in NAMES for f in examine(name)}
+    assert present - lacking == {"mirror pip", "mirror registry"}
+
+
+def test_every_remedy_for_a_gpu_is_given_on_some_machine(examine: Examine) -> None:
+    given = " ".join(f.remedy for name in NAMES for f in examine(name) if f.check == "gpu")
+    for pattern, remedy in (*gpu.REFUSALS, *gpu.SMI_REMEDIES):
+        assert remedy in given, pattern
+
+
+def test_the_json_has_five_strings_a_finding(examine: Examine) -> None:
+    findings = examine("bare-debian")
+    data = doctor.as_data(findings)
+    assert [list(one) for one in data] == [["check", "level", "seen", "why", "remedy"]] * len(data)
+    assert all(isinstance(value, str) for one in data for value in one.values())
+    assert {one["level"] for one in data} == {"ok", "note", "blocks"}
+    assert doctor.table(findings).row_count == len(findings)
 
 
 @pytest.mark.parametrize(
-    ("host", "check", "level", "seen", "remedy"),
+    ("name", "check"),
     [
-        (Host(engine=False), "engine", "note", "no Docker engine answers", "make engine"),
-        (Host(security=["name=seccomp", "name=rootless"]), "engine", "ok", "rootless", ""),
-        (Host(answers={"docker": (1, ""), "nvidia-smi": (0, "H100, 1")}),
-         "buildx", "note", "does not answer", "docker-buildx"),
-        (Host(programs={"g++"}), "buildx", "note", "does not answer", "docker-buildx"),
-        (Host(programs={"docker"}), "g++", "blocks", "not found", "apt-get install g++"),
-        (Host(headers=False), "Python.h", "blocks", "Python.h", "apt-get install python3-dev"),
-        (Host(python="3.9.18"), "python", "blocks", "3.9.18", "PYTHON="),
-        (Host(python="3.14.0"), "python", "blocks", "3.14.0", "PYTHON="),
-        (Host(python="3.10.1"), "python", "ok", "3.10.1", ""),
-        (Host(missing={"tvm"}), "python", "blocks", "without tvm", "make setup"),
-        (Host(memory_gib=3.5), "memory", "note", "3.5 GiB", "gpt-nano"),
-        (Host(store_free_gib=1), "disk", "note", "1 GiB free", "invoke clean"),
-        (Host(engine_free_gib=7), "engine's disk", "note", "7 GiB free", "invoke clean --images"),
-        (Host(engine_free_gib=7, url="ssh://elsewhere"),
-         "engine's disk", "ok", "not on this machine", ""),
-        (Host(engine=False), "engine's disk", "ok", "no engine", ""),
-        (Host(cores=3, flags={"sse4_2"}), "cpu", "note", "3 cores", ""),
-        (Host(programs={"docker", "g++"}), "gpu", "note", "no nvidia-smi", ""),
-        (Host(answers={"docker": (0, "v"), "nvidia-smi": (9, "driver/library mismatch")}),
-         "gpu", "note", "driver/library mismatch", "NVIDIA driver"),
-        (Host(gpu_refusal="could not select device driver"),
-         "gpu", "note", "could not select device driver", "NVIDIA Container Toolkit"),
-        (Host(engine=False), "gpu", "ok", "no engine to give it", ""),
+        ("bare-debian", "engine"),
+        ("no-buildx", "buildx"),
+        ("engine-20.10", "BuildKit"),
+        ("data-root-full", "engine's disk"),
+        ("mirror-config-broken", "mirrors"),
     ],
-)  # fmt: skip
-def test_what_is_missing_is_found_with_its_remedy(
-    examine: Examine, host: Host, check: str, level: str, seen: str, remedy: str
+)
+def test_what_stops_a_build_blocks_whoever_asks_about_a_profile(
+    examine: Examine, name: str, check: str
 ) -> None:
-    found = examine(host)
-    finding = found[check]
-    assert (finding.level, seen in finding.seen) == (level, True), finding
-    assert remedy in finding.remedy and bool(remedy) == bool(finding.remedy), finding
-    if level != "ok":
-        assert finding.why
+    asked = dataclasses.replace(NEEDS, profile="cpu")
+    assert named(examine(name), check).level == "note"
+    finding = named(examine(name, asked), check)
+    assert finding.level == "blocks" and finding.remedy
 
 
-def test_only_what_is_missing_is_found(examine: Examine) -> None:
-    found = examine(Host(headers=False))
-    assert [name for name, finding in found.items() if finding.level != "ok"] == ["Python.h"]
+def test_a_proxy_that_no_build_can_reach_blocks_a_profile(examine: Examine) -> None:
+    asked = dataclasses.replace(NEEDS, profile="cpu")
+    # An engine of this machine lends a build the host's network; a rootless one has another.
+    assert named(examine("proxy-loopback", asked), "proxy").level == "note"
+    assert named(examine("proxy-loopback-rootless", asked), "proxy").level == "blocks"
+
+
+def test_a_profile_of_wheels_asks_no_git_server(examine: Examine) -> None:
+    wheels = dataclasses.replace(NEEDS, profile="cpu", git_url=None)
+    asked = {finding.check for finding in examine("healthy", wheels)}
+    assert "git" not in asked and {"pip", "registry"} <= asked
+
+
+def test_the_disk_and_the_memory_are_measured_by_what_the_profile_needs(examine: Examine) -> None:
+    big = Needs(profile="llvm10", from_source=True, disk_gib=201, memory_gib=32)
+    findings = examine("healthy", big)
+    disk = named(findings, "engine's disk")
+    assert disk.level == "note" and "profile llvm10 and its build take about 201" in disk.why
+    huge = dataclasses.replace(big, disk_gib=401)
+    assert named(examine("healthy", huge), "engine's disk").level == "blocks"
+    memory = named(findings, "engine's memory")
+    assert memory.level == "note" and "--jobs 1" in memory.remedy
+    fits = dataclasses.replace(big, disk_gib=200, memory_gib=31)
+    assert named(examine("healthy", fits), "engine's disk").level == "ok"
+    assert named(examine("healthy", fits), "engine's memory").level == "ok"
+
+
+def test_a_source_profile_needs_more_than_a_wheel_profile() -> None:
+    pinned = pins.load()
+    wheel, source = needs.of("cpu", pinned), needs.of("cpu-source", pinned)
+    assert not wheel.from_source and source.from_source
+    assert source.disk_gib > wheel.disk_gib and source.memory_gib > wheel.memory_gib
+    assert wheel.git_url is None and source.git_url == "https://github.com"
+    for name, profile in pinned.profiles.items():
+        need = needs.of(name, pinned)
+        assert need.disk_gib >= 2 * profile.budget_gib
+        assert [one.profile for one in need.cuda] == [name] * (profile.device == "cuda")
+        assert all(one.toolkit for one in need.cuda)
+    every = {one.profile for one in needs.of(None, pinned).cuda}
+    assert every == {name for name, one in pinned.profiles.items() if one.device == "cuda"}
+
+
+@pytest.mark.parametrize(
+    ("reference", "registry_host"),
+    [
+        ("debian:bookworm", "registry-1.docker.io"),
+        ("nvidia/cuda:12.4.1-devel-ubuntu22.04", "registry-1.docker.io"),
+        ("docker.io/library/debian:12", "registry-1.docker.io"),
+        ("registry.example/team/base:1", "registry.example"),
+        ("localhost:5000/base:1", "localhost:5000"),
+    ],
+)
+def test_the_registry_of_a_base(reference: str, registry_host: str) -> None:
+    assert needs.registry_of(reference) == registry_host
+
+
+def test_a_bundle_of_public_authorities_may_hold_some_that_have_run_out(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "_PUBLIC", 2)
+    finding = named(examine("ca-partly-expired"), "CA bundle")
+    assert finding.level == "ok"
+    assert "2 CA certificates, 1 of them expired" in finding.seen
+    assert named(examine("ca-expired"), "CA bundle").level == "note"
 
 
 def test_a_check_that_breaks_is_a_finding_and_the_others_still_tell(
     examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def check_engine() -> doctor.Finding:
+    def check_something(scene: object) -> doctor.Finding:
         raise KeyError("ServerVersion")
 
-    monkeypatch.setattr(doctor, "CHECKS", (check_engine, doctor.check_compiler))
-    found = examine(Host())
-    assert found["engine"].level == "note"
-    assert "could not be checked: KeyError" in found["engine"].seen
-    assert found["g++"].level == "ok"
+    monkeypatch.setattr(registry, "CHECKS", (check_something, *doctor.CHECKS))
+    findings = examine("healthy")
+    broken = named(findings, "something")
+    assert broken.level == "note" and "could not be checked: KeyError" in broken.seen
+    assert broken.why and broken.remedy
+    assert named(findings, "g++").level == "ok"
 
 
-def test_a_bad_limit_of_the_store_is_a_finding(
-    examine: Examine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GPT_FRONTEND_STORE_GIB", "nan")
-    assert "GPT_FRONTEND_STORE_GIB=nan" in examine(Host())["disk"].seen
+def test_a_bad_limit_of_the_store_is_a_finding(examine: Examine) -> None:
+    finding = named(examine("healthy", GPT_FRONTEND_STORE_GIB="nan"), "disk")
+    assert finding.level == "note" and "GPT_FRONTEND_STORE_GIB=nan" in finding.seen
+    assert "GPT_FRONTEND_STORE_GIB=20" in finding.remedy
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "limited"),
-    [
-        ("memory.max", "1048576\n", True),
-        ("memory.max", "max\n", False),
-        ("memory/memory.limit_in_bytes", "1048576\n", True),
-        ("memory/memory.limit_in_bytes", "9223372036854771712\n", False),
-    ],
-)
-def test_memory_is_what_the_cgroup_leaves(
-    tmp_path: Path, name: str, text: str, limited: bool
-) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text(text)
-    whole = limits.memory_bytes(tmp_path / "none")
-    assert whole > 2**20
-    assert limits.memory_bytes(tmp_path) == (2**20 if limited else whole)
-
-
-def test_the_limits_of_every_enclosing_cgroup_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = tmp_path / "user.slice" / "job.scope"
-    own.mkdir(parents=True)
-    (own / "memory.max").write_text("max\n")
-    (own.parent / "memory.max").write_text("1048576\n")
-    (own / "cpu.max").write_text("100000 100000\n")
-    monkeypatch.setattr(limits, "_own_group", lambda: "/user.slice/job.scope")
-    assert limits.memory_bytes(tmp_path) == 2**20
-    assert limits.available_cores(tmp_path) == 1
+def test_the_cuda_that_pytorch_brings_wants_a_driver_too() -> None:
+    gpu = nvidia.Gpu("NVIDIA GeForce RTX 4090", "550.54.14", "8.9")
+    need = CudaNeed("llvm10", "12.4.1", ("80", "86", "90"), torch="2.13.0", torch_cuda="13.0")
+    finding = driver._against(gpu, need)
+    assert finding.level == "note"
+    assert "torch's CUDA 13.0" in finding.seen and "580" in finding.remedy

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from bench.errors import UsageFault
-from bench.host import buildx, image
+from bench.host import buildx, content, image
 from bench.host.engine.endpoint import Endpoint
 from bench.host.image import BuildRequest
 from bench.host.pins import Pins, load
 
+LOCKS = sorted(path.name for path in (image.ROOT / "docker" / "locks").glob("*.txt"))
 ENDPOINT = Endpoint("unix:///nowhere.sock", "test")
 
 
@@ -66,7 +67,7 @@ def pins() -> Pins:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A copy of everything that an image is made from."""
-    for path in image.inputs(image.ROOT, "cuda"):
+    for path in content.inputs(image.ROOT, LOCKS, from_source=True):
         target = tmp_path / path.relative_to(image.ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
@@ -74,7 +75,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def content(root: Path, pins: Pins, base: str = "mine:1", profile: str = "cpu") -> str:
+def content_id(root: Path, pins: Pins, base: str = "mine:1", profile: str = "cpu") -> str:
     request = BuildRequest(profile=profile, base=base)
     return image.plan(request, pins, client_with(base), root=root, environ={}).content_id
 
@@ -88,7 +89,7 @@ def test_plan_carries_every_pin_as_label_and_no_secret(pins: Pins, root: Path) -
         "PIP_INDEX_URL": "https://x.example",
     }
     made = image.plan(
-        BuildRequest(base="mine:1"), pins, client_with("mine:1"), root=root, environ=environ
+        BuildRequest("cpu", "mine:1"), pins, client_with("mine:1"), root=root, environ=environ
     )
     for key, value in pins.resolved("cpu").items():
         assert made.labels[f"io.gpt-frontend.pin.{key}"] == value
@@ -99,7 +100,7 @@ def test_plan_carries_every_pin_as_label_and_no_secret(pins: Pins, root: Path) -
 
 
 def test_build_arguments_cover_the_dockerfiles(pins: Pins, root: Path) -> None:
-    made = image.plan(BuildRequest(base="b"), pins, client_with("b"), root=root, environ={})
+    made = image.plan(BuildRequest("cpu", "b"), pins, client_with("b"), root=root, environ={})
     given = {
         word.partition("=")[0]
         for flag, word in zip(made.argv, made.argv[1:], strict=False)
@@ -128,7 +129,7 @@ def test_cuda_profile_takes_the_cuda_build_and_no_wheelhouse(
 
 
 def test_wheelhouse_that_is_no_directory_is_refused(pins: Pins, tmp_path: Path) -> None:
-    request = BuildRequest(base="b", wheelhouse=tmp_path / "none")
+    request = BuildRequest("cpu", "b", wheelhouse=tmp_path / "none")
     with pytest.raises(UsageFault, match="not a directory"):
         image.plan(request, pins, client_with("b"), environ={})
 
@@ -145,43 +146,47 @@ def test_wheelhouse_that_is_no_directory_is_refused(pins: Pins, tmp_path: Path) 
         "docker/Dockerfile",
         "docker/locks/requirements.txt",
         "docker/locks/torch.txt",
+        "docker/locks/tvm.txt",
+        "docker/apt-install.sh",
+        "bench/build/contract.py",
         ".dockerignore",
     ],
 )
 def test_any_changed_input_gives_another_id(pins: Pins, root: Path, name: str) -> None:
-    before = content(root, pins)
+    before = content_id(root, pins)
     with (root / name).open("a") as file:
         file.write("# changed\n")
-    assert content(root, pins) != before
+    assert content_id(root, pins) != before
 
 
 def test_added_file_and_executable_bit_count(pins: Pins, root: Path) -> None:
-    first = content(root, pins)
+    first = content_id(root, pins)
     (root / "bench" / "job" / "added.py").touch()
-    second = content(root, pins)
+    second = content_id(root, pins)
     (root / "bench" / "job" / "added.py").chmod(0o755)
-    assert len({first, second, content(root, pins)}) == 3
+    assert len({first, second, content_id(root, pins)}) == 3
 
 
 def test_what_is_not_copied_does_not_count(pins: Pins, root: Path) -> None:
-    before = content(root, pins)
+    before = content_id(root, pins)
     (root / "bench" / "host" / "report.py").write_text("changed")
     (root / "bench" / "job" / "__pycache__").mkdir(exist_ok=True)
     (root / "bench" / "job" / "__pycache__" / "gpt.pyc").write_bytes(b"bytecode")
-    (root / "docker" / "locks" / "torch-cuda.txt").write_text("changed")  # not for this profile
+    for name in ("locks/torch-cuda.txt", "locks/build.txt", "../cmake/config.cmake"):
+        (root / "docker" / name).write_text("changed")  # not for this profile
     for path in root.rglob("*.py"):
         path.chmod(0o600)  # another umask
         os.utime(path, (0, 0))
-    assert content(root, pins) == before
+    assert content_id(root, pins) == before
 
 
 def test_base_profile_and_pins_count(pins: Pins, root: Path) -> None:
-    versions = pins.versions.model_copy(update={"tvm": "0.0.1"})
+    versions = pins.versions.model_copy(update={"tvm_ffi": "0.0.1"})
     ids = {
-        content(root, pins),
-        content(root, pins, base="other:1"),
-        content(root, pins, profile="cuda-wheels"),
-        content(root, pins.model_copy(update={"versions": versions})),
+        content_id(root, pins),
+        content_id(root, pins, base="other:1"),
+        content_id(root, pins, profile="cuda-wheels"),
+        content_id(root, pins.model_copy(update={"versions": versions})),
     }
     assert len(ids) == 4
 
@@ -195,7 +200,8 @@ def test_ignore_file_lets_through_what_is_hashed(root: Path) -> None:
     assert lines[0] == "*"
     allowed = [line[1:] for line in lines if line.startswith("!")]
     patterns = [re.escape(line).replace(r"\*", "[^/]*") + "(/.*)?" for line in allowed]
-    hashed = {path.relative_to(image.ROOT).as_posix() for path in image.inputs(image.ROOT, "cuda")}
+    files = content.inputs(image.ROOT, LOCKS, from_source=True)
+    hashed = {path.relative_to(image.ROOT).as_posix() for path in files}
     for name in hashed - {"docker/Dockerfile", ".dockerignore"}:
         assert any(re.fullmatch(pattern, name) for pattern in patterns), name
 
@@ -207,17 +213,17 @@ def test_image_is_found_by_tag_and_label_without_buildx(
     pins: Pins, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = client_with("b")
-    made = image.plan(BuildRequest(base="b"), pins, client, root=root, environ={})
+    made = image.plan(BuildRequest("cpu", "b"), pins, client, root=root, environ={})
     client.local[made.tag] = fake_image("sha256:found", **made.labels)
     monkeypatch.setattr(buildx, "run", lambda *_: pytest.fail("buildx was called"))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
-    got = image.ensure(BuildRequest(base="b"), pins, ENDPOINT, client, root=root, environ={})
+    got = image.ensure(BuildRequest("cpu", "b"), pins, ENDPOINT, client, root=root, environ={})
     assert (got.id, got.built) == ("sha256:found", False)
 
 
 def test_tag_with_another_content_is_not_taken(pins: Pins, root: Path) -> None:
     client = client_with("b")
-    made = image.plan(BuildRequest(base="b"), pins, client, root=root, environ={})
+    made = image.plan(BuildRequest("cpu", "b"), pins, client, root=root, environ={})
     client.local[made.tag] = fake_image("sha256:other", **{image.CONTENT_LABEL: "other"})
     assert image.find(made, client) is None
 
@@ -226,19 +232,23 @@ def test_tag_with_another_content_is_not_taken(pins: Pins, root: Path) -> None:
 
 
 def test_plain_build_without_registry_names_what_would_work(pins: Pins) -> None:
+    """It is the CUDA image, and never silently another one."""
     for client in (client_with(), client_with(pins.base_image.tag)):
         with pytest.raises(UsageFault) as caught:
             image.plan(BuildRequest(), pins, client, environ={})
         assert caught.value.exit_code == 2
-        assert "invoke base-image" in str(caught.value.hint)
-        assert "invoke build-image --profile cpu" in str(caught.value.hint)
+        assert pins.profile("llvm10").base in caught.value.message
+        hint = str(caught.value.hint)
+        assert "invoke base-image" in hint
+        assert "--profile cpu" in hint and "--profile cuda-wheels" in hint
+        assert "--cuda-from-wheels" in hint
         assert client.pulled == []
 
 
 def test_made_base_stands_in_where_the_profile_was_named_or_bench_asks(pins: Pins) -> None:
     client = client_with(pins.base_image.tag)
     named = image.plan(BuildRequest(profile="cpu"), pins, client, environ={})
-    asked = image.plan(BuildRequest(), pins, client, made_base=True, environ={})
+    asked = image.plan(BuildRequest("cpu"), pins, client, made_base=True, environ={})
     assert named.base.origin == asked.base.origin == "made"
     assert named.content_id == asked.content_id
 
@@ -246,9 +256,9 @@ def test_made_base_stands_in_where_the_profile_was_named_or_bench_asks(pins: Pin
 def test_pinned_base_is_pulled_where_a_registry_answers(pins: Pins) -> None:
     ref = pins.profile("cpu").base
     client = client_with(pins.base_image.tag, registry={ref: ref.partition("@")[2]})
-    dry = image.plan(BuildRequest(), pins, client, pull=False, environ={})
+    dry = image.plan(BuildRequest("cpu"), pins, client, pull=False, environ={})
     assert client.pulled == []
-    real = image.plan(BuildRequest(), pins, client, environ={})
+    real = image.plan(BuildRequest("cpu"), pins, client, environ={})
     assert client.pulled == [ref]
     assert dry.content_id == real.content_id
     assert real.base.id == ref.partition("@")[2]

@@ -42,6 +42,22 @@ def test_failed_build_shows_its_end_and_a_hint(tmp_path: Path, line: str, hint: 
     assert steps == ["[image 2/6] RUN x"]
 
 
+def test_what_a_step_says_of_itself_counts_for_more_than_a_guess(tmp_path: Path) -> None:
+    lines = ["#7 1.0 Could not resolve host", "#7 1.2 error: 3rdparty/a is missing"]
+    lines += ["#7 1.2 hint: git submodule update --init 3rdparty/a", "#7 ERROR: exit code: 1"]
+    environ = fake_docker(tmp_path, "; ".join(f"echo '{line}'" for line in lines) + "; exit 1")
+    with pytest.raises(JobFailed) as caught:
+        buildx.run(["docker"], tmp_path, environ, lambda _: None)
+    assert caught.value.message.startswith("the image was not built: 3rdparty/a is missing")
+    assert caught.value.hint == "git submodule update --init 3rdparty/a"
+
+
+def test_a_failure_outside_of_a_step_is_shown(tmp_path: Path) -> None:
+    body = "echo '#7 1.0 all went well'; echo 'ERROR: failed to solve: ref vanished'; exit 1"
+    with pytest.raises(JobFailed, match="ref vanished"):
+        buildx.run(["docker"], tmp_path, fake_docker(tmp_path, body), lambda _: None)
+
+
 def test_masked_words_are_shown_nowhere(tmp_path: Path) -> None:
     environ = fake_docker(tmp_path, 'echo "#1 [a] hunter2"; echo "#1 0.1 at hunter2"; exit 1')
     steps: list[str] = []
@@ -81,6 +97,7 @@ def test_interrupt_stops_the_build_and_is_raised_again(tmp_path: Path) -> None:
         ("#12 exporting to image", "exporting to image"),
         ("#12 exporting layers 38.5s done", None),
         ("#9 12.3 Get:1 http://mirror.example", None),
+        ("#9 61.2 [38/600] Building CXX object x.dir/a.cc.o", "compile TVM: 38 of 600"),
         ("#9 DONE 3.2s", None),
         ("#9 CACHED", None),
     ],

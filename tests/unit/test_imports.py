@@ -1,4 +1,4 @@
-"""The two sides of bench/ meet in four files: who may import what, held by a table."""
+"""The two sides of bench/ meet in five files: who may import what, held by a table."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import pytest
 
 from tests.conftest import ROOT
 
-NEUTRAL = {"bench.record", "bench.errors", "bench.catalog", "bench.limits"}
+NEUTRAL = {"bench.record", "bench.contract", "bench.errors", "bench.catalog", "bench.limits"}
 # Of each room: what it may import of ours, and what of others' it must not.
 ALLOWED = {
-    "bench/host": ({"bench.host", *NEUTRAL}, {"torch", "tvm", "numpy"}),
-    "bench/job": ({"bench.job", *NEUTRAL}, {"docker", "invoke", "rich"}),
+    "bench/host": ({"bench.host", "bench.build", *NEUTRAL}, {"torch", "tvm", "numpy"}),
+    "bench/job": ({"bench.job", "bench.build", *NEUTRAL}, {"docker", "invoke", "rich"}),
+    # It runs before anything is installed: neither side, and nothing but the standard library.
+    "bench/build": ({"bench.build"}, {"torch", "tvm", "numpy", "docker", "invoke", "rich"}),
 }
 NEUTRAL_FORBIDDEN = {"torch", "tvm", "numpy", "docker", "invoke", "rich"}
 
@@ -53,6 +55,13 @@ def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
                 assert within(name, ours), f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_what_runs_inside_a_build_needs_the_standard_library_alone() -> None:
+    for path in modules("bench/build"):
+        for name in imports(path):
+            top = name.split(".")[0]
+            assert top == "bench" or top in sys.stdlib_module_names, f"{path} imports {name}"
+
+
 def test_what_both_sides_share_needs_neither_side() -> None:
     for module in NEUTRAL:
         path = ROOT / (module.replace(".", "/") + ".py")
@@ -64,6 +73,7 @@ def test_what_both_sides_share_needs_neither_side() -> None:
 def test_only_tasks_exits() -> None:
     # The job's two entry points return their status to the interpreter; nothing else ends it.
     entries = {"bench/job/__main__.py", "bench/job/worker.py", "bench/host/venv.py"}
+    entries.add("bench/host/doctor/container.py")  # in a program that it hands to a container
     for path in modules("bench"):
         if str(path.relative_to(ROOT)) not in entries:
             assert "sys.exit(" not in path.read_text(), path

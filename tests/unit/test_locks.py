@@ -21,7 +21,10 @@ else:
 
 
 LOCKS = ROOT / "docker" / "locks"
-LOCK_NAMES = ("requirements.txt", "torch.txt", "torch-cuda.txt")
+LOCK_NAMES = ("requirements.txt", "tvm.txt", "torch.txt", "torch-cuda.txt")
+# For images that compile TVM; each is resolved on its own.
+BUILD_LOCKS = ("build.txt", "cuda.txt", "tvm-0.23.0.txt", "tvm-0.26.0.txt")
+LISTS = sorted(path.name for path in LOCKS.glob("*.in"))
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 CUDA_NAME = re.compile(r"triton$|nvidia-|cuda-")
 
@@ -77,7 +80,7 @@ def asked_for() -> Iterator[Requirement]:
             yield Requirement(requirement)
 
 
-@pytest.mark.parametrize("name", LOCK_NAMES)
+@pytest.mark.parametrize("name", [*LOCK_NAMES, *BUILD_LOCKS])
 def test_every_entry_is_one_version_with_hashes(name: str) -> None:
     assert entries(name)
     for requirement, hashes in entries(name):
@@ -87,7 +90,7 @@ def test_every_entry_is_one_version_with_hashes(name: str) -> None:
         assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes)
 
 
-@pytest.mark.parametrize("name", [*LOCK_NAMES, "torch-cpu-hashes.txt", "requirements.in"])
+@pytest.mark.parametrize("name", [*LOCK_NAMES, *BUILD_LOCKS, "torch-cpu-hashes.txt", *LISTS])
 def test_no_lock_names_a_host_or_an_option(name: str) -> None:
     text = (LOCKS / name).read_text(encoding="utf-8")
     assert "://" not in text
@@ -153,6 +156,38 @@ def test_pins_and_locks_agree() -> None:
     assert pinned["tvm_ffi"] == locked["apache-tvm-ffi"]
 
 
+def one_version(lock: str, package: str) -> str:
+    """The version that a lock has for Python 3.11 on x86_64."""
+    found = [r for r, _ in entries(lock) if r.name == package and applies(r, "3.11")]
+    (specifier,) = found[0].specifier
+    return specifier.version
+
+
+def test_pins_and_build_locks_agree() -> None:
+    with (ROOT / "docker" / "pins.toml").open("rb") as file:
+        pins = tomllib.load(file)
+    for tool in ("cmake", "ninja"):
+        assert one_version("build.txt", tool) == pins["versions"][tool]
+    assert one_version("cuda.txt", "nvidia-cuda-nvcc") == pins["versions"]["nvcc_wheel"]
+    assert one_version("cuda.txt", "cuda-toolkit").startswith(pins["versions"]["torch_cuda"] + ".")
+    for version, source in pins["sources"].items():
+        lock = f"tvm-{version}.txt"
+        assert lock in BUILD_LOCKS
+        assert one_version(lock, "apache-tvm-ffi") == source["tvm_ffi"]
+
+
+def test_an_image_gets_one_version_of_each_package() -> None:
+    """The locks of a source build lie on top of the environment's own."""
+    for python in PYTHONS:
+        locked = versions(python)
+        for lock in BUILD_LOCKS:
+            for requirement, _ in entries(lock):
+                if requirement.name in locked and requirement.name != "apache-tvm-ffi":
+                    version = locked[requirement.name]
+                    if applies(requirement, python):
+                        assert requirement.specifier.contains(version), (lock, python, requirement)
+
+
 def test_cpu_hashes_are_in_the_torch_lock() -> None:
     lines = (LOCKS / "torch-cpu-hashes.txt").read_text(encoding="utf-8").splitlines()
     table = [line.split() for line in lines if not line.startswith("#")]
@@ -189,7 +224,8 @@ def test_split_adds_the_cpu_hashes(tmp_path: Path) -> None:
     known, added = "b" * 64, "a" * 64
     (tmp_path / "torch-cpu-hashes.txt").write_text(f"# why\ncp311 x86_64 {added}\n")
     hashes = f" \\\n    --hash=sha256:{known}\n"
-    resolved = f"numpy==2.0{hashes}    # via torch\ntorch==9.9{hashes}triton==3.0{hashes}"
+    resolved = f"apache-tvm==1.0{hashes}numpy==2.0{hashes}    # via torch\n"
+    resolved += f"torch==9.9{hashes}triton==3.0{hashes}"
     assert split(tmp_path, resolved).returncode == 0
     lines = (tmp_path / "torch.txt").read_text().splitlines()
     assert lines[2:] == [
@@ -198,6 +234,7 @@ def test_split_adds_the_cpu_hashes(tmp_path: Path) -> None:
         f"    --hash=sha256:{known}",
     ]
     assert "numpy==2.0" in (tmp_path / "requirements.txt").read_text()
+    assert "apache-tvm==1.0" in (tmp_path / "tvm.txt").read_text()
     assert "triton==3.0" in (tmp_path / "torch-cuda.txt").read_text()
 
 

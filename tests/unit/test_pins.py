@@ -32,10 +32,12 @@ def fault_for(tmp_path: Path, text: str) -> UsageFault:
 
 def test_every_profile_of_the_projects_own_file_resolves() -> None:
     loaded = pins.load()
-    assert {"cpu", "cuda-wheels"} <= set(loaded.profiles)
+    assert {"cpu", "cuda-wheels", "cpu-source", "llvm10", "latest"} <= set(loaded.profiles)
     for name, profile in loaded.profiles.items():
         resolved = loaded.resolved(name)
-        assert resolved["tvm"] == loaded.versions.tvm
+        source = loaded.sources.get(profile.tvm)
+        assert resolved["tvm"] == (profile.tvm if source else loaded.versions.tvm)
+        assert resolved["tvm_source"] == ("source" if source else "wheel")
         assert resolved["base"] == profile.base
         assert resolved["torch_build"] == profile.torch
     assert loaded.profile(loaded.defaults.profile).device == "cpu"

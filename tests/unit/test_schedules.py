@@ -119,6 +119,21 @@ def test_gelu_over_the_whole_range() -> None:
     assert np.abs(apply(vectormath.gelu_tanh, x) - expected).max() < 4e-6
 
 
+@pytest.mark.parametrize("target", [HOST, AVX2, SSE], ids=["host", "avx2", "sse"])
+def test_no_kernel_calls_the_allocator(target: CompileTarget) -> None:
+    """What a kernel keeps of its own is on the stack, if not in registers."""
+    for kernel in (
+        linear.linear(64, 100, 48, bias=True, target=target),
+        matmul.matmul(2, 64, 48, 64, target),
+        rows.layer_norm(7, 100, 1e-5, target),
+        rows.softmax(7, 100, target),
+    ):
+        compiled = api.tvm.compile(kernel.with_attr("global_symbol", "kernel"), HOST.tvm())
+        source = str(compiled.mod.inspect_source("ll"))
+        assert "ParallelLaunch" in source
+        assert "AllocWorkspace" not in source
+
+
 @functools.cache
 def kernels(layers: int) -> list[str]:
     """The names of the functions that a GPT of so many layers is rewritten to use."""

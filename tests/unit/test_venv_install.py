@@ -20,7 +20,7 @@ from bench.host import venv
 TAG = f"cp3{sys.version_info[1]}"
 MACHINE = os.uname().machine
 PLATFORM = f"{TAG}-{TAG}-manylinux_2_28_{MACHINE}"
-LOCKS = ("requirements.txt", "torch.txt", "torch-cuda.txt", "torch-cpu-hashes.txt")
+LOCKS = ("requirements.txt", "tvm.txt", "torch.txt", "torch-cuda.txt", "torch-cpu-hashes.txt")
 
 
 def make_wheel(directory: Path, name: str, version: str, tags: str) -> str:
@@ -53,6 +53,7 @@ class World:
         cpu = make_wheel(self.wheels, "torch", "9.9+cpu", PLATFORM)
         cuda = make_wheel(self.wheels, "triton", "3.0", "py3-none-any")
         self.lock("requirements.txt", f"small==1.0 --hash=sha256:{small}\n")
+        self.lock("tvm.txt", f"small==1.0 --hash=sha256:{small}\n")
         self.lock("torch.txt", f"torch==9.9 --hash=sha256:{plain} --hash=sha256:{cpu}\n")
         self.lock("torch-cuda.txt", f"triton==3.0 --hash=sha256:{cuda}\n")
         self.lock("torch-cpu-hashes.txt", f"{TAG} {MACHINE} {cpu}\n")

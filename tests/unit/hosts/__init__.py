@@ -1,0 +1,1 @@
+"""Recorded machines: what the commands of a real one print, one TOML file each (recorded.py)."""
