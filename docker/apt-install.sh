@@ -16,8 +16,10 @@ fi
 # A mirror that the user named: the image's own sources, rewritten.
 if [ -s /run/secrets/aptsed ]; then
     mkdir -p /tmp/apt/sources.list.d
-    cat /etc/apt/sources.list >/tmp/apt/sources.list 2>/dev/null || true
-    cp /etc/apt/sources.list.d/* /tmp/apt/sources.list.d/ 2>/dev/null || true
+    : >/tmp/apt/sources.list
+    # A base has them in the one place, in the other, or in both; a copy that fails ends the build.
+    if [ -f /etc/apt/sources.list ]; then cp /etc/apt/sources.list /tmp/apt/; fi
+    if [ -d /etc/apt/sources.list.d ]; then cp -r /etc/apt/sources.list.d /tmp/apt/; fi
     find /tmp/apt -type f -exec sed -i -f /run/secrets/aptsed {} +
     set -- "$@" -o Dir::Etc::sourcelist=/tmp/apt/sources.list \
         -o Dir::Etc::sourceparts=/tmp/apt/sources.list.d
