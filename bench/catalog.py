@@ -20,13 +20,29 @@ class GPTConfig:
     vocab_size: int = 50257
 
 
+@dataclass(frozen=True)
+class BertConfig:
+    """The geometry of a BERT. ``block_size`` is the longest sequence, in tokens."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    block_size: int = 512
+    vocab_size: int = 30522
+    type_vocab_size: int = 2
+
+
+Geometry = GPTConfig | BertConfig
+
 # gpt2 … gpt2-xl: the published geometry (GPT-2 paper, table 2). gpt-nano: minGPT's smallest.
-MODELS: dict[str, GPTConfig] = {
+# bert-base: BERT paper, section 3, with the vocabulary of bert-base-uncased.
+MODELS: dict[str, Geometry] = {
     "gpt-nano": GPTConfig(n_layer=3, n_head=3, n_embd=48),
     "gpt2": GPTConfig(n_layer=12, n_head=12, n_embd=768),
     "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),
     "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
     "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
+    "bert-base": BertConfig(n_layer=12, n_head=12, n_embd=768),
 }
 
 # Name -> where the job finds it. The order is the order of the table.
@@ -41,15 +57,29 @@ BACKENDS: dict[str, str] = {
 BEFORE = "tvm-none"
 AFTER = "tvm-optimized"
 
-MODES = ("prefill",)
-DTYPES = ("float32",)
+# What is measured, and of which kind of model.
+MODES: dict[str, type[Geometry]] = {
+    "prefill": GPTConfig,  # the logits of all positions of a prompt in one call
+    "decode": GPTConfig,  # one token a call, with a KV cache
+    "encode": BertConfig,  # the logits of all positions of a text, each of which sees all
+}
+DTYPES = ("float32", "bfloat16", "float16")
 
 # How often each backend is called before it is timed. A wrong import can give different garbage
 # each time (an out-of-bounds read does), so that one call may pass by luck.
 GATED_CALLS = 3
+
+# Decoding is measured from the context asked for over so many tokens, then from there again.
+DECODE_STEPS = 16
+GATED_STEPS = 4  # and gated on so many, after its prompt
 
 # Where host and job find each other's files: beside the spec, and the store of artefacts.
 SPEC_FILE = "spec.json"
 OUTCOME_FILE = "outcome.json"
 SCRATCH_DIR = "scratch"
 STORE_VARIABLE = "GPT_FRONTEND_STORE"
+
+
+def input_variable(name: str) -> str:
+    """The environment variable that tells a job where its input ``name`` lies, read-only."""
+    return f"GPT_FRONTEND_IN_{name.upper()}"

@@ -14,7 +14,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from bench.catalog import BACKENDS, DTYPES, MODELS, MODES
+from bench.account import Evaluation, Generation
+from bench.catalog import (
+    BACKENDS,
+    DTYPES,
+    MODELS,
+    MODES,
+    BertConfig,
+    Geometry,
+    GPTConfig,
+)
+from bench.system import SystemState
+from bench.training import Training
 
 SCHEMA_VERSION = 1
 MIN_SAMPLES = 10  # fewer cannot carry a p10 and a p90
@@ -27,6 +38,32 @@ Count = Annotated[int, Field(ge=1)]
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Weights(_Record):
+    """A checkpoint that stands in for seeded weights.
+
+    ``source`` says where it is from, for people; ``sha256`` is the digest of its content
+    (``bench.checkpoint.digest``). ``geometry`` is what its config.json says, by the names of
+    ``bench.catalog``; of a BERT where it has a ``type_vocab_size``.
+    """
+
+    source: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    geometry: dict[str, Count]
+
+    @classmethod
+    def of(cls, source: str, sha256: str, geometry: Geometry) -> Weights:
+        return cls(source=source, sha256=sha256, geometry=dict(vars(geometry)))
+
+    def config(self) -> Geometry:
+        """The geometry, typed.
+
+        Raises:
+            TypeError: ``geometry`` has other keys than a geometry has.
+        """
+        kind = BertConfig if "type_vocab_size" in self.geometry else GPTConfig
+        return kind(**self.geometry)
 
 
 class RecordedSpec(_Record):
@@ -45,12 +82,16 @@ class RecordedSpec(_Record):
         default=None,
         description="samples per backend; null takes at least 10, for at least 3 s, at most 100",
     )
+    rounds: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1, description="fresh processes per backend, interleaved: A B C A B C ..."
+    )
     threads: Count | None = Field(default=None, description="null takes every core the job sees")
     cuda_arch: str | None = Field(
         default=None, pattern=r"^sm_\d{2,3}a?$", description="null asks the GPU itself"
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    weights: Weights | None = Field(default=None, description="null: weights drawn by the seed")
 
 
 class JobSpec(RecordedSpec):
@@ -68,12 +109,32 @@ class JobSpec(RecordedSpec):
         """The same, as a record keeps it."""
         return RecordedSpec.model_validate(self.model_dump())
 
-    @field_validator("model", "mode", "dtype")
+    @property
+    def geometry(self) -> Geometry:
+        """The model's geometry: its checkpoint's, or the preset's."""
+        return self.weights.config() if self.weights else MODELS[self.model]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of what the host has to lay beside the spec."""
+        return ("weights",) if self.weights else ()
+
+    @field_validator("mode", "dtype")
     @classmethod
     def _known(cls, value: str, info: Any) -> str:
-        known = {"model": tuple(MODELS), "mode": MODES, "dtype": DTYPES}[info.field_name]
+        known = {"mode": tuple(MODES), "dtype": DTYPES}[info.field_name]
         if value not in known:
             raise ValueError(f"unknown {info.field_name} '{value}'; choose one of: {_join(known)}")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _known_geometry(cls, value: Weights | None) -> Weights | None:
+        try:
+            if value is not None:
+                value.config()
+        except TypeError as error:
+            raise ValueError(f"the weights' geometry cannot be read: {error}") from error
         return value
 
     @field_validator("backends")
@@ -88,11 +149,23 @@ class JobSpec(RecordedSpec):
 
     @model_validator(mode="after")
     def _fits(self) -> JobSpec:
-        block = MODELS[self.model].block_size
+        if self.weights is None and self.model not in MODELS:
+            raise ValueError(f"unknown model '{self.model}'; choose one of: {_join(MODELS)}")
+        if not isinstance(self.geometry, MODES[self.mode]):
+            fitting = [mode for mode, kind in MODES.items() if isinstance(self.geometry, kind)]
+            raise ValueError(
+                f"mode {self.mode} is not for {self.model}; choose --mode {_join(fitting)}"
+            )
+        block = self.geometry.block_size
         if self.seq_len > block:
             raise ValueError(
                 f"seq_len {self.seq_len} is over the block size of {self.model}; "
                 f"choose 1 to {block}"
+            )
+        if self.mode == "decode" and self.seq_len == block:
+            raise ValueError(
+                f"seq_len {self.seq_len} fills the block of {self.model} and leaves no room for "
+                f"a token to decode; choose 1 to {block - 1}"
             )
         if self.cuda_arch and self.device != "cuda":
             raise ValueError("cuda_arch is set but the device is cpu; choose device cuda")
@@ -100,16 +173,27 @@ class JobSpec(RecordedSpec):
 
 
 class Latency(_Record):
-    """Milliseconds for one call of the whole batch. ``samples`` are raw, in the order taken."""
+    """Milliseconds for one call of the whole batch. ``samples`` are raw, in the order taken.
+
+    Where there were several rounds, ``process`` has for every sample the backend's process that
+    took it, counted from 0, and ``order`` that process's place in the whole run's schedule.
+    """
 
     samples: list[Milliseconds] = Field(min_length=1)
+    process: list[int] | None = None
+    order: list[int] | None = None
     median: Milliseconds
     p10: Milliseconds
     p90: Milliseconds
     min: Milliseconds
 
     @classmethod
-    def of(cls, samples: list[float]) -> Latency:
+    def of(
+        cls,
+        samples: list[float],
+        process: list[int] | None = None,
+        order: list[int] | None = None,
+    ) -> Latency:
         """Summarise raw samples. Percentiles interpolate linearly, as numpy.percentile does."""
         tenths = (
             statistics.quantiles(samples, n=10, method="inclusive")
@@ -118,6 +202,8 @@ class Latency(_Record):
         )
         return cls(
             samples=samples,
+            process=process,
+            order=order,
             median=statistics.median(samples),
             p10=tenths[0],
             p90=tenths[-1],
@@ -131,6 +217,9 @@ class Latency(_Record):
             raise ValueError("median is not the median of samples")
         if self.min != min(self.samples):
             raise ValueError("min is not the least of samples")
+        for beside in (self.process, self.order):
+            if beside is not None and len(beside) != len(self.samples):
+                raise ValueError("process and order do not run parallel to samples")
         return self
 
 
@@ -154,9 +243,13 @@ class Parity(_Record):
 class Result(_Record):
     """One backend's row. No latency stands in a row whose parity did not pass.
 
+    ``latency_ms`` is one call: all positions of a prefill or an encoding, one token of a decode;
+    there ``ttft_ms`` is the time to the first token, the prefill of the context, and
+    ``tokens_per_s`` counts the tokens that are new.
     ``peak_memory_mib`` is the peak resident memory of the backend's process on the host,
     compiling included; ``compile_cached`` tells that ``compile_s`` is from the run that
-    compiled.
+    compiled. ``warmup_calls`` has the calls thrown away before sampling, a number for each
+    process; ``unstable`` says why the figures should not be quoted, if so.
     """
 
     backend: str
@@ -171,12 +264,15 @@ class Result(_Record):
     compile_s: Annotated[float, Field(ge=0)] | None = None
     compile_cached: bool | None = None
     latency_ms: Latency | None = None
+    ttft_ms: Latency | None = None
     tokens_per_s: Annotated[float, Field(ge=0)] | None = None
     peak_memory_mib: Annotated[float, Field(ge=0)] | None = None
     parity: Parity | None = None
     threads: int | None = None
     target: dict[str, Any] | None = None
     artefact: str | None = None
+    warmup_calls: list[int] | None = None
+    unstable: list[str] = []
 
     @classmethod
     def blank(cls, backend: str, spec: JobSpec) -> Result:
@@ -195,7 +291,7 @@ class Result(_Record):
     @model_validator(mode="after")
     def _no_latency_without_parity(self) -> Result:
         gated = self.status == "ok" and self.parity is not None and self.parity.passed
-        if self.latency_ms is not None and not gated:
+        if (self.latency_ms or self.ttft_ms) is not None and not gated:
             raise ValueError("latency_ms stands beside a parity that did not pass")
         return self
 
@@ -224,6 +320,8 @@ class Environment(_Record):
     git_commit: str | None = None
     git_dirty: bool | None = None
     tvm_library: TvmLibrary | None = None
+    before: SystemState | None = None
+    after: SystemState | None = None
 
 
 class Fault(_Record):
@@ -240,6 +338,9 @@ class StepReport(_Record):
     result: Result | None = None
     fault: Fault | None = None
     tvm_library: TvmLibrary | None = None
+    training: Training | None = None
+    generation: Generation | None = None
+    evaluation: Evaluation | None = None
 
 
 class JobOutcome(_Record):
@@ -248,6 +349,9 @@ class JobOutcome(_Record):
     schema_version: Literal[1] = 1
     environment: Environment
     results: list[Result] = []
+    training: Training | None = None
+    generation: Generation | None = None
+    evaluations: list[Evaluation] = []
     fault: Fault | None = None
     finished: bool = False
 
@@ -273,6 +377,9 @@ class RunRecord(_Record):
     environment: Environment | None
     spec: RecordedSpec
     results: list[Result]
+    training: Training | None = None
+    generation: Generation | None = None
+    evaluations: list[Evaluation] = []
 
 
 def _join(names: Any) -> str:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from bench import training
 from bench.catalog import OUTCOME_FILE, SCRATCH_DIR
 from bench.errors import JobFailed, UsageFault
-from bench.host import git, report, runs
+from bench.host import curve, git, report, runs, stats
 from bench.host.console import job_progress
 from bench.host.engine.base import Ending, Engine, Launch
 from bench.host.interrupts import held
 from bench.host.runs import RunDirectory
 from bench.host.store import Store
+from bench.jobs import TEXT_LINE, AnySpec
 from bench.record import ImageRef, JobOutcome, JobSpec, Result, RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,12 +27,20 @@ _TAIL = 15
 
 
 def run(
-    spec: JobSpec, engine: Engine, image: ImageRef | None, out: Path, store: Store
+    spec: AnySpec,
+    engine: Engine,
+    image: ImageRef | None,
+    out: Path,
+    store: Store,
+    *,
+    inputs: Mapping[str, Path] | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> tuple[RunRecord, Path]:
     """Run ``spec`` on ``engine`` and publish what came of it under ``out``.
 
-    A job that fails, is killed, times out or is interrupted is published too. A request that
-    could not be met leaves nothing.
+    ``inputs`` are what the spec asks for beside itself, and ``on_text`` is given generated text
+    as it comes. A job that fails, is killed, times out or is interrupted is published too. A
+    request that could not be met leaves nothing.
 
     Returns:
         The record, and the directory it was published in.
@@ -43,14 +56,18 @@ def run(
         run_dir=directory.path,
         store=store.root,
         timeout_s=spec.timeout_s,
-        gpu=spec.device == "cuda" and spec.kind == "bench",  # compiling needs none
+        gpu=spec.device == "cuda" and spec.kind != "compile",  # which needs none
+        inputs={name: path.resolve() for name, path in (inputs or {}).items()},
     )
+    assert set(launch.inputs) == set(spec.inputs), "the host lays out what the spec asks for"
     try:
-        ending = _follow(engine, launch, directory, f"{spec.kind} {spec.model}")
+        ending = _follow(engine, launch, directory, f"{spec.kind} {spec.model}", on_text)
     except KeyboardInterrupt:
         with held():
             _, path = _publish(directory, spec, engine, image, "interrupted by the user")
-        raise JobFailed("interrupted", hint=f"what the job had done is kept in {path}") from None
+        resume = f"; go on: invoke train --resume {path.name}" if spec.kind == "train" else ""
+        hint = f"what the job had done is kept in {path}{resume}"
+        raise JobFailed("interrupted", hint=hint) from None
     except BaseException:
         directory.discard()
         raise
@@ -69,10 +86,16 @@ def log_tail(path: Path) -> list[str]:
         lines = (path / runs.LOG).read_text(errors="replace").splitlines()
     except OSError:
         return []
-    return [line for line in lines if not line.startswith("progress ")][-_TAIL:]
+    return [line for line in lines if not line.startswith(("progress ", TEXT_LINE))][-_TAIL:]
 
 
-def _follow(engine: Engine, launch: Launch, directory: RunDirectory, what: str) -> Ending:
+def _follow(
+    engine: Engine,
+    launch: Launch,
+    directory: RunDirectory,
+    what: str,
+    on_text: Callable[[str], None] | None,
+) -> Ending:
     # Unbuffered: what a killed host had been told is in the log, and a full disk says so at once.
     with directory.log.open("wb", buffering=0) as log, job_progress(what) as show:
 
@@ -84,7 +107,10 @@ def _follow(engine: Engine, launch: Launch, directory: RunDirectory, what: str) 
                     f"cannot write {directory.log}: {error.strerror}",
                     hint="free space, or name another directory: --out DIR",
                 ) from error
-            show(line)
+            if on_text is not None and line.startswith(TEXT_LINE):
+                on_text(json.loads(line.removeprefix(TEXT_LINE)))
+            else:
+                show(line)
 
         return engine.run(launch, on_line)
 
@@ -111,9 +137,24 @@ def _reason(ending: Ending, outcome: JobOutcome | None) -> str | None:
     return None
 
 
+def _judged(result: Result, outcome: JobOutcome | None) -> Result:
+    """``result`` with the reasons, if any, for which its figures should not be quoted."""
+    latency = result.latency_ms
+    if latency is None or outcome is None:
+        return result
+    reasons = stats.instability(
+        latency.samples,
+        latency.process,
+        latency.order,
+        outcome.environment.before,
+        outcome.environment.after,
+    )
+    return result.model_copy(update={"unstable": [*result.unstable, *reasons]})
+
+
 def _publish(
     directory: RunDirectory,
-    spec: JobSpec,
+    spec: AnySpec,
     engine: Engine,
     image: ImageRef | None,
     reason: str | None,
@@ -121,13 +162,15 @@ def _publish(
     outcome = _outcome(directory)
     results = list(outcome.results) if outcome else []
     reached = {result.backend for result in results}
+    table = spec.backends if isinstance(spec, JobSpec) else ()
     results += [
         Result.blank(name, spec).model_copy(
             update={"status": "skipped", "reason": f"not reached: {reason}"}
         )
-        for name in spec.backends
-        if name not in reached
+        for name in table
+        if isinstance(spec, JobSpec) and name not in reached
     ]
+    results = [_judged(result, outcome) for result in results]
     environment = None
     if outcome:
         commit, dirty = git.state(ROOT)
@@ -143,7 +186,14 @@ def _publish(
         environment=environment,
         spec=spec.recorded(),
         results=results,
+        training=outcome.training if outcome else None,
+        generation=outcome.generation if outcome else None,
+        evaluations=outcome.evaluations if outcome else [],
     )
+    training.settle(directory.path)
+    if record.training and record.training.curve:
+        with contextlib.suppress(OSError):  # a picture is no reason to lose the record
+            curve.write(record.training, directory.path / training.LOSS_CURVE)
     (directory.path / OUTCOME_FILE).unlink(missing_ok=True)
     (directory.path / f"{OUTCOME_FILE}.partial").unlink(missing_ok=True)
     shutil.rmtree(directory.path / SCRATCH_DIR, ignore_errors=True)  # a killed job could not

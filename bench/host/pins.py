@@ -124,6 +124,21 @@ class BaseImagePins(Frozen):
     tag: Annotated[str, StringConstraints(pattern=r"^[a-z0-9./-]+:[\w.-]+$")]
 
 
+class WeightsPin(Frozen):
+    """A repository of weights on a hub: its commit, and the sha256 of model.safetensors."""
+
+    repo: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Commit
+    sha256: Sha256 | None = None
+
+
+class TextPin(Frozen):
+    """A text to train on: its address, and the sha256 of the file."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^https://")]
+    sha256: Sha256
+
+
 class Pins(Frozen):
     """The whole file."""
 
@@ -132,6 +147,8 @@ class Pins(Frozen):
     profiles: dict[ProfileName, Profile]
     sources: dict[Version, Source]
     llvm: dict[Version, Llvm]
+    weights: dict[str, WeightsPin]
+    texts: dict[str, TextPin]
     base_image: BaseImagePins
 
     @model_validator(mode="after")

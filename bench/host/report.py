@@ -8,13 +8,18 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from bench.account import Generation
 from bench.catalog import AFTER, BEFORE
+from bench.host import stats
 from bench.record import Parity, Result, RunRecord
+from bench.training import Training
 
+_TTFT = "TTFT ms"
 # Every column in report.md; a terminal of 80 characters has room for those marked.
 _COLUMNS = (
     ("backend", True),
     ("role", True),
+    (_TTFT, False),  # and on a terminal where there is one
     ("median ms", True),
     ("p10", False),
     ("p90", False),
@@ -30,7 +35,6 @@ _HEADINGS = [name for name, _ in _COLUMNS]
 _LEFT = 2  # so many columns are text
 _ROLE = {BEFORE: "before", AFTER: "after"}
 _NO_VALUE = "-"
-_STEADY = 1.25  # p90 over p10; quiet runs stay below 1.1
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,28 @@ def summary(record: RunRecord) -> str | None:
     return text
 
 
+def comparisons(record: RunRecord) -> list[str]:
+    """After against every other backend, by paired rounds; [] for a run of one round."""
+    by_name = {r.backend: r.latency_ms for r in record.results if r.latency_ms}
+    after = by_name.pop(AFTER, None)
+    if after is None or after.process is None:
+        return []
+    mine = stats.round_medians(after.samples, after.process)
+    middle = stats.median_interval(mine)
+    lines = [
+        f"{AFTER}: {middle.estimate:.2f} ms, the median of {len(mine)} rounds "
+        f"(95% interval {middle.low:.2f} to {middle.high:.2f})"
+    ]
+    for name, latency in by_name.items():
+        theirs = stats.round_medians(latency.samples, latency.process)
+        ratio = stats.paired_ratio(theirs, mine)
+        lines.append(
+            f"{AFTER} takes {ratio.estimate:.3f} of {name}'s time (99% interval {ratio.low:.3f} to "
+            f"{ratio.high:.3f}, {ratio.rounds} rounds): {stats.verdict(ratio)}"
+        )
+    return [plain(line) for line in lines]
+
+
 def headline(record: RunRecord) -> str:
     """What was measured and on what, on one line."""
     spec = record.spec
@@ -84,14 +110,62 @@ def headline(record: RunRecord) -> str:
 def table(record: RunRecord) -> Table:
     """The record as a table for the terminal. Text from the record is shown inert."""
     built = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for index, (name, on_terminal) in enumerate(_COLUMNS):
-        if on_terminal:
+    on_terminal = [shown or (name == _TTFT and _has_ttft(record)) for name, shown in _COLUMNS]
+    for index, (name, shown) in enumerate(zip(_HEADINGS, on_terminal, strict=True)):
+        if shown:
             built.add_column(name, justify="left" if index < _LEFT else "right", no_wrap=True)
     for row in rows(record):
         style = {"failed": "red", "skipped": "dim"}.get(row.status)
-        cells = zip(row.cells, _COLUMNS, strict=True)
-        built.add_row(*(escape(plain(c)) for c, (_, shown) in cells if shown), style=style)
+        cells = zip(row.cells, on_terminal, strict=True)
+        built.add_row(*(escape(plain(cell)) for cell, shown in cells if shown), style=style)
     return built
+
+
+def account(record: RunRecord) -> list[str]:
+    """What a run did that is no table's row: training, generating, evaluating, in sentences."""
+    lines = []
+    if record.training:
+        lines += _of_training(record.training)
+    if record.generation:
+        lines.append(_of_generation(record.generation))
+    for found in record.evaluations:
+        lines.append(
+            f"{found.backend}: perplexity {found.perplexity:.4f} (loss {found.loss:.6f} nats a "
+            f"token) over {found.tokens} tokens of the {found.split} split"
+        )
+    return [plain(line) for line in lines]
+
+
+def _of_training(done: Training) -> list[str]:
+    lines = [
+        f"{done.parameters:,} parameters on {done.train_tokens:,} tokens of {done.text}: "
+        f"{done.steps_done} steps in {done.elapsed_s:.0f} s"
+        + (f", {done.stopped}" if done.stopped != "finished" else "")
+    ]
+    if done.best_val_loss is not None and done.last_val_loss is not None:
+        lines.append(
+            f"validation loss {done.last_val_loss:.4f} nats a token, at best "
+            f"{done.best_val_loss:.4f} (step {done.best_step})"
+        )
+    if done.full_val_loss is not None:
+        lines.append(
+            f"over the whole validation split ({done.full_val_tokens:,} tokens): "
+            f"{done.full_val_loss:.4f}"
+        )
+    return lines
+
+
+def _of_generation(done: Generation) -> str:
+    text = f"{done.backend}: {done.tokens} tokens, first after {done.ttft_ms:.1f} ms"
+    if done.token_ms:
+        text += f", then {done.token_ms:.2f} ms each ({1e3 / done.token_ms:.0f} a second)"
+    if done.recomputed:
+        text += f"; {done.recomputed} of them past the block, where each takes a whole block"
+    return text
+
+
+def _has_ttft(record: RunRecord) -> bool:
+    return any(result.ttft_ms for result in record.results)
 
 
 def notes(record: RunRecord) -> list[str]:
@@ -111,10 +185,15 @@ def markdown(record: RunRecord) -> str:
         lines += ["", "| " + " | ".join(_HEADINGS) + " |"]
         lines += ["|" + "|".join(["---"] * _LEFT + ["---:"] * (len(_COLUMNS) - _LEFT)) + "|"]
         lines += ["| " + " | ".join(map(_inert, row.cells)) + " |" for row in rows(record)]
-    lines += ["", *(f"- {_inert(note)}" for note in notes(record))]
     lines += [
         "",
-        "Latency is one call of the whole batch; tokens/s counts every position; speed-up is "
+        *(f"- {_inert(note)}" for note in (*notes(record), *comparisons(record), *account(record))),
+    ]
+    lines += [
+        "",
+        "Latency is one call of the whole batch, in decoding one token of each sequence, with "
+        "the time to the first token (TTFT) beside it; tokens/s counts every position, in "
+        "decoding the new ones; speed-up is "
         f"against {BEFORE}; * means compiled in an earlier run. Max error is "
         "the largest absolute error of a logit against the float64 reference; top-1 the share "
         "of positions with the same most likely token. Raw samples are in record.json.",
@@ -152,10 +231,11 @@ def plain(text: str) -> str:
 
 def _row(result: Result, base: float | None) -> Row:
     latency = result.latency_ms
-    figures = (result.status, *[_NO_VALUE] * 3)
+    first = f"{result.ttft_ms.median:.2f}" if result.ttft_ms else _NO_VALUE
+    figures = (first, result.status, *[_NO_VALUE] * 3)
     if latency:
         times = (latency.median, latency.p10, latency.p90)
-        figures = (*(f"{ms:.2f}" for ms in times), str(len(latency.samples)))
+        figures = (first, *(f"{ms:.2f}" for ms in times), str(len(latency.samples)))
     cached = "*" if result.compile_cached else ""
     cells = (
         result.backend,
@@ -167,18 +247,9 @@ def _row(result: Result, base: float | None) -> Row:
         _number(result.peak_memory_mib, ".0f"),
         *_parity_cells(result.parity),
     )
-    note = f"{result.backend}: {result.reason}" if result.reason else _unsteady(result)
+    reasons = [result.reason] if result.reason else result.unstable
+    note = f"{result.backend}: {'; '.join(reasons)}" if reasons else None
     return Row(cells, result.status, note)
-
-
-def _unsteady(result: Result) -> str | None:
-    latency = result.latency_ms
-    if latency is None or latency.p90 <= _STEADY * latency.p10:
-        return None
-    return (
-        f"{result.backend}: unsteady, p10 {latency.p10:.1f} ms but p90 {latency.p90:.1f} ms: "
-        "something else was running; do not quote its median, run it again"
-    )
 
 
 def _parity_cells(parity: Parity | None) -> tuple[str, str]:

@@ -5,18 +5,105 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from bench.catalog import MODELS, BertConfig
 from bench.errors import UsageFault
-from bench.host import mirrors
+from bench.generation import EvaluateSpec, GenerateSpec
+from bench.host import mirrors, texts
+from bench.host import weights as checkpoints
 from bench.host.recipe import BuildRequest
-from bench.record import JobSpec
+from bench.record import JobSpec, Weights
 
 _CHOOSE = "; choose "
 _OPTION = {"timeout_s": "--timeout"}  # where the option is not the field's own name
+
+
+@dataclass(frozen=True)
+class Request:
+    """A spec, and what lies on this machine that it asks for."""
+
+    spec: JobSpec | GenerateSpec | EvaluateSpec
+    inputs: dict[str, Path] = field(default_factory=dict)
+
+
+def job(weights: str | None, results: Path, **options: Any) -> Request:
+    """A benchmark or a compilation, of a preset or of a checkpoint.
+
+    Raises:
+        UsageFault: an option's value cannot be used, or the weights cannot be had.
+    """
+    if weights is None:
+        return Request(spec_from(**options))
+    found = checkpoints.resolve(weights, results, os.environ)
+    model = options.pop("model")
+    if model in MODELS and MODELS[model] != found.geometry:
+        raise UsageFault(
+            f"--model {model} is not the geometry of {found.source}: {vars(found.geometry)}",
+            hint="leave --model out: the weights bring their own",
+        )
+    spec = spec_from(**options, model=_label(found), weights=_weights(found))
+    return Request(spec, {"weights": found.directory})
+
+
+def generation(weights: str, results: Path, **options: Any) -> Request:
+    """Text to be continued by a checkpoint.
+
+    Raises:
+        UsageFault: as ``job``.
+    """
+    found = checkpoints.resolve(weights, results, os.environ)
+    given = {name: value for name, value in options.items() if value is not None}
+    if given.get("prompt") == "":
+        raise UsageFault(
+            "the prompt is empty", hint="leave --prompt out to begin with one zero token"
+        )
+    try:
+        spec = GenerateSpec.model_validate(
+            {**given, "model": _label(found), "weights": _weights(found)}
+        )
+    except ValidationError as error:
+        raise _refusal(error, "generate") from error
+    return Request(spec, {"weights": found.directory})
+
+
+def evaluation(weights: str, text: str | None, results: Path, **options: Any) -> Request:
+    """A checkpoint's loss on the validation split of a text, by default its training's.
+
+    Raises:
+        UsageFault: as ``job``; or the text cannot be had.
+    """
+    found = checkpoints.resolve(weights, results, os.environ)
+    chosen = texts.of_checkpoint(text, found.directory, os.environ)
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(given.get("backends"), str):
+        given["backends"] = _split(given["backends"])
+    try:
+        spec = EvaluateSpec.model_validate(
+            {
+                **given,
+                "model": _label(found),
+                "weights": _weights(found),
+                "text_sha256": chosen.sha256,
+            }
+        )
+    except ValidationError as error:
+        raise _refusal(error, "evaluate") from error
+    return Request(spec, {"weights": found.directory, "text": chosen.path})
+
+
+def _weights(found: checkpoints.Resolved) -> dict[str, Any]:
+    return Weights.of(found.source, found.sha256, found.geometry).model_dump()
+
+
+def _label(found: checkpoints.Resolved) -> str:
+    """The preset whose geometry it is, or else where it is from, for tables."""
+    known = (name for name, geometry in MODELS.items() if geometry == found.geometry)
+    return next(known, "custom")
 
 
 def spec_from(**options: Any) -> JobSpec:
@@ -26,12 +113,25 @@ def spec_from(**options: Any) -> JobSpec:
         UsageFault: an option's value cannot be used; the first one is named.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if "mode" not in given:
+        weights = given.get("weights")
+        geometry = (
+            Weights.model_validate(weights).config()
+            if weights
+            else MODELS.get(given.get("model", ""))
+        )
+        if isinstance(geometry, BertConfig):
+            given["mode"] = "encode"
     if isinstance(given.get("backends"), str):
-        given["backends"] = tuple(filter(None, map(str.strip, given["backends"].split(","))))
+        given["backends"] = _split(given["backends"])
     try:
         return JobSpec.model_validate(given)
     except ValidationError as error:
-        raise _refusal(error) from error
+        raise _refusal(error, "bench") from error
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, names.split(","))))
 
 
 def build_request(
@@ -73,7 +173,7 @@ def build_request(
     )
 
 
-def _refusal(error: ValidationError) -> UsageFault:
+def _refusal(error: ValidationError, verb: str) -> UsageFault:
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     field = str(first["loc"][0]) if first["loc"] else None
@@ -81,4 +181,4 @@ def _refusal(error: ValidationError) -> UsageFault:
         option = _OPTION.get(field, f"--{field.replace('_', '-')}")
         message = f"{option} {first['input']!r}: {message}"
     said, _, choice = message.partition(_CHOOSE)
-    return UsageFault(said, hint=f"choose {choice}" if choice else "see: invoke bench --help")
+    return UsageFault(said, hint=f"choose {choice}" if choice else f"see: invoke {verb} --help")

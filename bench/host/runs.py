@@ -18,10 +18,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from bench.catalog import GATED_CALLS, MODELS, SPEC_FILE
+from bench.catalog import GATED_CALLS, GATED_STEPS, SPEC_FILE
 from bench.errors import UsageFault
 from bench.host import caller
 from bench.host import owner as owners
+from bench.jobs import AnySpec
 from bench.record import SCHEMA_VERSION, JobSpec, RunRecord
 
 PARTIAL = ".partial"
@@ -74,7 +75,7 @@ class RunDirectory:
                 self.path.parent.rmdir()
 
 
-def create(out: Path, spec: JobSpec) -> RunDirectory:
+def create(out: Path, spec: AnySpec) -> RunDirectory:
     """A new partial run directory under ``out`` with its spec.json.
 
     Raises:
@@ -96,11 +97,12 @@ def create(out: Path, spec: JobSpec) -> RunDirectory:
     return directory
 
 
-def needed_mib(spec: JobSpec) -> int:
+def needed_mib(spec: AnySpec) -> int:
     """The free space a run wants: its own files, and the float64 reference while it runs."""
-    if spec.kind == "compile":
+    if not isinstance(spec, JobSpec) or spec.kind == "compile":
         return _RECORD_MIB
-    logits = spec.batch_size * spec.seq_len * MODELS[spec.model].vocab_size
+    rows = GATED_STEPS + 1 if spec.mode == "decode" else spec.seq_len
+    logits = spec.batch_size * rows * spec.geometry.vocab_size
     return _RECORD_MIB + GATED_CALLS * logits * 8 // 2**20
 
 
@@ -142,15 +144,17 @@ def listed(out: Path) -> Iterator[Path]:
             yield path
 
 
-def find(out: Path, run: str) -> Path:
+def find(out: Path, run: str, *, holding: str | None = None) -> Path:
     """The published run called ``run``: its id, an unambiguous part of it, ``last``, or a path.
+
+    ``holding`` leaves only the runs to choose from whose directory has that in it.
 
     Raises:
         UsageFault: none or several fit.
     """
     if (Path(run) / RECORD).is_file():
         return Path(run)
-    known = list(listed(out))
+    known = [path for path in listed(out) if holding is None or (path / holding).exists()]
     fits = known[-1:] if run == "last" else [path for path in known if run in path.name]
     exact = [path for path in fits if path.name == run]
     if len(exact or fits) == 1:
@@ -159,7 +163,7 @@ def find(out: Path, run: str) -> Path:
     raise UsageFault(problem, hint="`invoke results` lists them; `last` names the newest")
 
 
-def check_writable(out: Path, spec: JobSpec) -> None:
+def check_writable(out: Path, spec: AnySpec) -> None:
     """Refuse ``out`` before an image is built for nothing; leaves nothing behind.
 
     Raises:

@@ -33,68 +33,15 @@ from bench.host import doctor as examination
 from bench.host import mirror as mirrors_of
 from bench.host.console import ERR, OUT, working
 from bench.host.engine import docker, endpoint
+from bench.host.jobs import print_run
 from bench.host.store import Store
-from bench.record import JobSpec, RunRecord
+from bench.record import RunRecord
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 ROOT = launch.ROOT
 GIB = 2**30
-
-
-def run_job(
-    spec: JobSpec,
-    engine: str,
-    profile: str | None,
-    base: str | None,
-    out: Path,
-    named: str | None = None,
-) -> None:
-    """Choose an engine, run the spec on it, print what came of it.
-
-    Raises:
-        UsageFault: the request cannot be met.
-        JobFailed: the job ran and failed; its run is published all the same.
-    """
-    store = Store.of(os.environ)
-    pinned = pins.load()
-    gpu = spec.device == "cuda" and spec.kind == "bench"
-    if spec.device == "cuda" and profile is None and named is None:
-        profile = pinned.defaults.gpu_profile
-    runs.check_writable(out, spec)
-    chosen = choose.choose(engine, profile, base, gpu, pinned, named)
-    ERR.print(f"{chosen.engine.name}: {chosen.why}", style="dim", markup=False)
-    store.prepare()
-    record, path = launch.run(spec, chosen.engine, chosen.image, out, store)
-    _print_run(record)
-    OUT.print(f"kept in {path}", markup=False, soft_wrap=True)
-    if record.status == "failed":
-        raise _failed(record, path)
-
-
-def _failed(record: RunRecord, path: Path) -> JobFailed:
-    tail = launch.log_tail(path)
-    shown = "".join(f"\n  | {line}" for line in tail)
-    log = path / runs.LOG
-    return JobFailed(f"the job failed: {record.reason}{shown}", hint=f"the whole log is {log}")
-
-
-def _print_run(record: RunRecord) -> None:
-    OUT.print(report.headline(record), markup=False)
-    if record.spec.kind == "compile":
-        for result in record.results:
-            state = "found" if result.compile_cached else "compiled"
-            done = f"{state}, {result.compile_s:.1f} s" if result.compile_s else result.reason
-            line = report.plain(f"{result.backend}: {done}  {result.artefact or ''}")
-            OUT.print(line, markup=False, soft_wrap=True)
-        return
-    OUT.print(report.table(record))
-    for note in report.notes(record):
-        OUT.print(note, markup=False, soft_wrap=True)
-    said = report.summary(record)
-    if said:
-        OUT.print(said, style="bold", markup=False)
 
 
 def build_image(request: image.BuildRequest, *, dry_run: bool) -> None:
@@ -223,7 +170,7 @@ def show_run(run: str, out: Path) -> None:
     """Print one run in full."""
     path = runs.find(out, run)
     record = runs.read_record(path / runs.RECORD)
-    _print_run(record)
+    print_run(record)
     for key, value in report.environment(record):
         OUT.print(f"  {key}: {report.plain(value)}", markup=False, soft_wrap=True)
     last = report.plain(f"{record.status}: {record.reason or path}")

@@ -37,6 +37,7 @@ class Artefact:
     key: str
     library: Path
     params: list[np.ndarray]
+    params_digest: str
     compile_s: float
     cached: bool
 
@@ -75,7 +76,7 @@ def get(root: Path, key: str) -> Artefact | None:
     for used in (entry, params_path):
         with contextlib.suppress(OSError):  # removed meanwhile; or another user's
             os.utime(used)  # the host removes what was used least lately
-    return Artefact(key, library, params, compile_s, cached=True)
+    return Artefact(key, library, params, digest, compile_s, cached=True)
 
 
 def put(
@@ -116,7 +117,7 @@ def put(
             partial.rename(entry)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Artefact(key, entry / "lib.so", arrays, compile_s, cached=False)
+    return Artefact(key, entry / "lib.so", arrays, params_digest, compile_s, cached=False)
 
 
 @contextlib.contextmanager

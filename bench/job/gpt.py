@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from bench.catalog import MODELS as PRESETS
-from bench.catalog import GPTConfig
+from bench.catalog import Geometry, GPTConfig
 from bench.errors import UsageFault
 
 __all__ = ["GPT", "PRESETS", "GPTConfig", "build", "parameter_count", "preset", "tokens_for"]
@@ -29,16 +29,24 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # query, key, value in one
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def heads(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values of ``x`` (B, T, C), each (B, H, T, D)."""
         B, T, C = x.shape
         q, k, v = self.c_attn(x).split(C, dim=2)  # each (B, T, C)
         q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
         k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
         v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, T, D)
-        y = y.transpose(1, 2).reshape(B, T, C)
-        out: torch.Tensor = self.c_proj(y)  # (B, T, C)
+        return q, k, v
+
+    def merge(self, y: torch.Tensor) -> torch.Tensor:
+        """What the heads found (B, H, T, D), put together again (B, T, C)."""
+        B, H, T, D = y.shape
+        out: torch.Tensor = self.c_proj(y.transpose(1, 2).reshape(B, T, H * D))
         return out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.heads(x)
+        return self.merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))  # (B, T, C)
 
 
 class MLP(nn.Module):
@@ -82,6 +90,10 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
 
+    def blocks(self) -> list[Block]:
+        """The blocks, in order, as what they are: a ModuleList says Module of each."""
+        return [block for block in self.h if isinstance(block, Block)]
+
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token indices (B, T) to the first residual stream (B, T, C)."""
         T = tokens.shape[1]
@@ -99,17 +111,16 @@ class GPT(nn.Module):
 
 
 def preset(name: str) -> GPTConfig:
-    """The geometry called ``name``.
+    """The geometry of the GPT called ``name``.
 
     Raises:
         UsageFault: there is no such preset.
     """
-    try:
-        return PRESETS[name]
-    except KeyError:
-        raise UsageFault(
-            f"unknown model '{name}'", hint=f"choose one of: {', '.join(PRESETS)}"
-        ) from None
+    found = PRESETS.get(name)
+    if not isinstance(found, GPTConfig):
+        known = (key for key, value in PRESETS.items() if isinstance(value, GPTConfig))
+        raise UsageFault(f"unknown model '{name}'", hint=f"choose one of: {', '.join(known)}")
+    return found
 
 
 def build(config: GPTConfig, seed: int, dtype: torch.dtype = torch.float32) -> GPT:
@@ -139,7 +150,7 @@ def parameter_count(config: GPTConfig) -> int:
         return sum(tensor.numel() for tensor in GPT(config).parameters())
 
 
-def tokens_for(config: GPTConfig, batch_size: int, seq_len: int, seed: int) -> torch.Tensor:
+def tokens_for(config: Geometry, batch_size: int, seq_len: int, seed: int) -> torch.Tensor:
     """Seeded token indices (B, T), int64, drawn evenly from the vocabulary."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(config.vocab_size, (batch_size, seq_len), generator=generator)

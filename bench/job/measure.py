@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from bench.job.warmup import Warmup, WarmupPlan, warm_up
 from bench.record import MIN_SAMPLES
 
 
@@ -24,15 +25,20 @@ class SamplingPlan:
     least: int = MIN_SAMPLES
     most: int = 100
     for_s: float = 3.0
-    # Seen on two shared cores: the first 2.3 s of a thread pool at half its speed.
-    warmup_s: float = 3.0
-    warmup_most: int = 500
+    warmup: WarmupPlan = field(default_factory=WarmupPlan)
     give_up_s: float | None = None
     floor: int = 3
 
     @classmethod
-    def of(cls, repeats: int | None, *, slow_by_nature: bool, warm_s: float = 0.0) -> SamplingPlan:
-        """The plan for ``repeats`` asked for (None: adaptive).
+    def of(
+        cls,
+        repeats: int | None,
+        *,
+        slow_by_nature: bool,
+        warm_s: float = 0.0,
+        rounds: int = 1,
+    ) -> SamplingPlan:
+        """The plan for one process, of ``rounds``, for ``repeats`` samples (None: adaptive).
 
         ``warm_s`` is what earlier calls, those of the parity gate, have warmed up already.
 
@@ -40,31 +46,37 @@ class SamplingPlan:
         once it has spent 30 s: its spread is far below the factor it is there to show.
         """
         give_up_s = 30.0 if slow_by_nature else None
-        warmup_s = max(0.0, cls.warmup_s - warm_s)
-        if repeats is None:
-            return cls(give_up_s=give_up_s, warmup_s=warmup_s)
-        return cls(least=repeats, most=repeats, for_s=0.0, warmup_s=warmup_s, give_up_s=give_up_s)
+        least_s = max(0.0, WarmupPlan.least_s - warm_s)
+        most_s = max(0.0, WarmupPlan.most_s - warm_s)
+        # What is warm after so many seconds of the gate needs no further look.
+        warmup = WarmupPlan(least_s, most_s if least_s else 0.0)
+        least, most, for_s = cls.least, cls.most, cls.for_s
+        if rounds > 1:  # their median is one datum: a few calls of each process are enough
+            least, most, for_s = 3, 50, 1.0
+        if repeats is not None:
+            least = most = -(-repeats // rounds)
+            for_s = 0.0
+        return cls(least, most, for_s, warmup, give_up_s)
 
 
 def sample(
     call: Callable[[], object], synchronize: Callable[[], None], plan: SamplingPlan
-) -> list[float]:
+) -> tuple[list[float], Warmup]:
     """Milliseconds of each call, in order, after a warm-up that is thrown away."""
-    started = time.perf_counter()
-    for _ in range(plan.warmup_most):
-        if time.perf_counter() - started >= plan.warmup_s:
-            break
+
+    def whole() -> None:
         call()
         synchronize()
+
+    warmed = warm_up(whole, plan.warmup)
     samples: list[float] = []
     started = time.perf_counter()
     while not _enough(len(samples), time.perf_counter() - started, plan):
         synchronize()
         begin = time.perf_counter_ns()
-        call()
-        synchronize()
+        whole()
         samples.append((time.perf_counter_ns() - begin) / 1e6)
-    return samples
+    return samples, warmed
 
 
 def _enough(taken: int, elapsed_s: float, plan: SamplingPlan) -> bool:

@@ -91,7 +91,7 @@ def _both() -> dict[str, Any]:
 
 def gpt_cpu() -> dict[str, Any]:
     """A small GPT compiled for this CPU, loaded from its library, and gated as any backend is."""
-    from bench.job import gpt, reference
+    from bench.job import gpt, modes, reference
     from bench.job.backends.tvm import TvmReady
     from bench.job.compile import build, target
     from bench.record import JobSpec
@@ -103,9 +103,10 @@ def gpt_cpu() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         compiled.export_library(folder / "model.so")
-        ready = TvmReady(build.load(folder / "model.so", compiled.params, "cpu"))
+        params = build.Parameters(compiled.params, spec.device)
+        ready = TvmReady({modes.FORWARD: build.load(folder / "model.so", params)})
         reference.write(spec, model, folder)
-        parity = reference.gate(spec, lambda t: ready.logits(ready.run(ready.stage(t))), folder)
+        parity = reference.gate(spec, modes.start(spec, ready).logits, folder)
     return {"compile_s": compiled.compile_s, "parity": parity.model_dump()}
 
 

@@ -1,4 +1,4 @@
-"""A job: the reference, then each backend, each step in a process of its own.
+"""A job: a benchmark's reference and backends, or what it has instead, a process a step.
 
 Light by design: it imports neither torch nor tvm, and rewrites ``outcome.json`` after every
 step, so that a job that is killed has handed back what it had.
@@ -13,8 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench import jobs
 from bench.catalog import OUTCOME_FILE, SCRATCH_DIR
-from bench.job import environment, progress
+from bench.generation import EvaluateSpec
+from bench.job import environment, progress, rounds, system
+from bench.jobs import AnySpec
 from bench.limits import available_cores
 from bench.record import Fault, JobOutcome, JobSpec, Result, StepReport
 
@@ -25,13 +28,20 @@ _STOP_S = 5
 def run(spec_path: Path) -> JobOutcome:
     """Run the spec at ``spec_path``; what comes of it is written beside it."""
     directory = spec_path.parent
-    spec = JobSpec.model_validate_json(spec_path.read_bytes())
-    outcome = JobOutcome(environment=environment.describe())
+    spec = jobs.read(spec_path)
+    described = environment.describe().model_copy(update={"before": system.read()})
+    outcome = JobOutcome(environment=described)
     _write(directory, outcome)
     scratch = directory / SCRATCH_DIR
     scratch.mkdir(exist_ok=True)
     try:
-        outcome = _steps(spec_path, spec, directory, scratch, outcome)
+        if isinstance(spec, JobSpec):
+            outcome = _steps(spec_path, spec, directory, scratch, outcome)
+        else:
+            names = spec.backends if isinstance(spec, EvaluateSpec) else (spec.kind,)
+            for name in names:
+                outcome = _other(name, spec_path, spec, directory, scratch, outcome)
+            outcome = _end(directory, outcome)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return outcome
@@ -41,37 +51,94 @@ def _steps(
     spec_path: Path, spec: JobSpec, directory: Path, scratch: Path, outcome: JobOutcome
 ) -> JobOutcome:
     gated = spec.kind == "bench"
-    total = len(spec.backends) + gated
     if gated:
-        progress.report(0, total, "float64 reference")
+        progress.report(0, len(spec.backends) + 1, "float64 reference")
         report = _step("reference", spec_path, spec, scratch)
         if report.fault is not None:
             return _end(directory, outcome.model_copy(update={"fault": report.fault}))
     faults: list[Fault | None] = []
-    for done, name in enumerate(spec.backends, start=int(gated)):
-        progress.report(done, total, name)
-        report = _step(name, spec_path, spec, scratch)
+    schedule = rounds.schedule(spec)
+    total = len(schedule) + gated
+    for done, (number, name) in enumerate(schedule):
+        place = f", round {number + 1} of {spec.rounds}" if spec.rounds > 1 else ""
+        progress.report(done + gated, total, f"{name}{place}")
+        rows = {result.backend: result for result in outcome.results}
+        if number > 0 and rows[name].status != "ok":
+            continue  # it failed in a round before: there is nothing to add to
+        report = _step(name, spec_path, spec, scratch, number)
         result = report.result or _failed_row(name, spec, report.fault)
         known = outcome.environment.tvm_library or report.tvm_library
+        if spec.rounds > 1:
+            result = rounds.numbered(result, number, done)
+        rows[name] = result if number == 0 else rounds.joined(rows[name], result)
         outcome = outcome.model_copy(
             update={
-                "results": [*outcome.results, result],
+                "results": list(rows.values()),
                 "environment": outcome.environment.model_copy(update={"tvm_library": known}),
             }
         )
-        faults.append(report.fault)
+        if number == 0:
+            faults.append(report.fault)
         _write(directory, outcome)
         print(_said(result), flush=True)
     progress.report(total, total, "done")
     if all(fault is not None and fault.exit_code == 2 for fault in faults):
         # Every backend finds the request impossible: there is nothing worth keeping.
         outcome = outcome.model_copy(update={"fault": faults[0]})
+    elif all(result.status == "skipped" for result in outcome.results):
+        reason = str(outcome.results[0].reason)
+        hint = f"none of the backends can; name another --dtype than {spec.dtype}"
+        outcome = outcome.model_copy(
+            update={"fault": Fault(message=reason, hint=hint, exit_code=2)}
+        )
     return _end(directory, outcome)
 
 
-def _step(name: str, spec_path: Path, spec: JobSpec, scratch: Path) -> StepReport:
+def _other(
+    name: str, spec_path: Path, spec: AnySpec, directory: Path, scratch: Path, outcome: JobOutcome
+) -> JobOutcome:
+    """A step of training, generating or evaluating; the first fault is the job's."""
+    if outcome.fault is not None:
+        return outcome
+    try:
+        report = _step(name, spec_path, spec, scratch)
+    except BaseException:
+        # Being stopped is how a training may well end: what it has is in its report.
+        left = scratch / f"{name}.json"
+        if left.is_file():
+            report = StepReport.model_validate_json(left.read_bytes())
+            _write(directory, _joined(outcome, report))
+        raise
+    outcome = _joined(outcome, report)
+    _write(directory, outcome)
+    return outcome
+
+
+def _joined(outcome: JobOutcome, report: StepReport) -> JobOutcome:
+    fault = report.fault
+    if report.training is not None and report.training.stopped == "not finite":
+        fault = Fault(
+            message=str(report.training.reason),
+            hint="a lower --learning-rate; the last good checkpoint is kept",
+        )
+    return outcome.model_copy(
+        update={
+            "training": report.training,
+            "generation": report.generation,
+            "evaluations": [
+                *outcome.evaluations,
+                *([report.evaluation] if report.evaluation else []),
+            ],
+            "fault": fault,
+        }
+    )
+
+
+def _step(name: str, spec_path: Path, spec: AnySpec, scratch: Path, number: int = 0) -> StepReport:
     """Run one step in a child; a child that dies is reported by its signal or exit code."""
     command = [sys.executable, "-m", "bench.job.worker", name, str(spec_path), str(scratch)]
+    command.append(str(number))
+    (scratch / f"{name}.json").unlink(missing_ok=True)  # what an earlier round said is no answer
     child = subprocess.Popen(command, env=_child_environment(spec))
     try:
         code = child.wait()
@@ -88,7 +155,7 @@ def _step(name: str, spec_path: Path, spec: JobSpec, scratch: Path) -> StepRepor
     return StepReport(fault=Fault(message=_death(code)))
 
 
-def _child_environment(spec: JobSpec) -> dict[str, str]:
+def _child_environment(spec: AnySpec) -> dict[str, str]:
     threads = str(spec.threads or available_cores())
     return {
         **os.environ,
@@ -119,7 +186,8 @@ def _said(result: Result) -> str:
 
 
 def _end(directory: Path, outcome: JobOutcome) -> JobOutcome:
-    outcome = outcome.model_copy(update={"finished": True})
+    described = outcome.environment.model_copy(update={"after": system.read()})
+    outcome = outcome.model_copy(update={"finished": True, "environment": described})
     _write(directory, outcome)
     return outcome
 

@@ -1,35 +1,52 @@
-"""One step of a job in a process of its own: ``python -m bench.job.worker STEP SPEC OUT``.
+"""One step of a job in a process of its own: ``python -m bench.job.worker STEP SPEC OUT ROUND``.
 
-STEP is ``reference`` or the name of a backend. Backends share no process: torch and tvm fight
-over cores, and what one loads or leaks must not show in the next one's numbers.
+STEP is ``reference`` or the name of a backend; or the kind of a job that has but one step.
+Backends share no process: torch and tvm fight over cores, and what one loads or leaks must not
+show in the next one's numbers.
 """
 
 from __future__ import annotations
 
 import errno
 import resource
+import signal
 import sys
-import time
 import traceback
 from pathlib import Path
+from types import FrameType
 
-import numpy as np
 import torch
 
+from bench import jobs
+from bench.catalog import GATED_CALLS
 from bench.errors import BenchError
-from bench.job import backends, driver, gpt, measure, reference
-from bench.job.backends.base import Prepared
+from bench.generation import EvaluateSpec, GenerateSpec
+from bench.job import (
+    backends,
+    driver,
+    evaluate,
+    generate,
+    measure,
+    models,
+    modes,
+    reference,
+    train,
+)
+from bench.job.backends.base import Backend, Prepared, Programs
+from bench.jobs import AnySpec
 from bench.limits import available_cores
-from bench.record import Fault, JobSpec, Latency, Parity, Result, StepReport, TvmLibrary
+from bench.record import Fault, JobSpec, Parity, Result, StepReport, TvmLibrary
+from bench.training import TrainSpec
 
 MIB = 2**20
 
 
 def main(argv: list[str]) -> int:
-    step, spec_path, out = argv[0], Path(argv[1]), Path(argv[2])
-    spec = JobSpec.model_validate_json(spec_path.read_bytes())
+    step, spec_path, out, number = argv[0], Path(argv[1]), Path(argv[2]), int(argv[3])
+    spec = jobs.read(spec_path)
+    signal.signal(signal.SIGTERM, _stop)  # so that training keeps its checkpoint
     try:
-        report = run_step(step, spec, out)
+        report = run_step(step, spec, out, number)
     except BenchError as error:
         fault = Fault(message=error.message, hint=error.hint, exit_code=error.exit_code)
         report = StepReport(fault=fault)
@@ -48,25 +65,45 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def run_step(step: str, spec: JobSpec, out: Path) -> StepReport:
-    """Do ``step`` and say what came of it; the reference's arrays are written to ``out``."""
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def run_step(step: str, spec: AnySpec, out: Path, number: int = 0) -> StepReport:
+    """Do ``step`` and say what came of it; ``number`` is the round, counted from 0.
+
+    ``out`` is a directory in that of the run: the reference's arrays are written to it.
+    """
     torch.manual_seed(spec.seed)
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    model = gpt.build(gpt.preset(spec.model), spec.seed)
+    if isinstance(spec, TrainSpec):
+        return StepReport(training=train.run(spec, out.parent))
+    if isinstance(spec, GenerateSpec):
+        return StepReport(generation=generate.run(spec))
+    if isinstance(spec, EvaluateSpec):
+        return StepReport(evaluation=evaluate.run(step, spec))
     if step == "reference":
-        reference.write(spec, model, out)
+        reference.write(spec, models.build(spec), out)
         return StepReport()
     if step.startswith("tvm"):
         driver.ensure()  # before anything imports tvm
-    tokens = gpt.tokens_for(model.config, spec.batch_size, spec.seq_len, spec.seed)
+    backend = backends.load(step)
+    if spec.dtype not in backend.dtypes:
+        return StepReport(result=_skipped(step, spec, backend))
+    programs = modes.programs(spec, models.build(spec))
     if spec.kind == "compile":
-        return StepReport(result=_compile(step, spec, model, tokens))
-    return _bench(step, spec, model, tokens, out)
+        return StepReport(result=_compile(step, spec, backend, programs))
+    return _bench(step, spec, backend, programs, out, number)
 
 
-def _compile(step: str, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Result:
-    done = backends.load(step).compile_only(spec, model, tokens)
+def _skipped(step: str, spec: JobSpec, backend: Backend) -> Result:
+    reason = f"{step} runs {', '.join(backend.dtypes)} only, not {spec.dtype}"
+    return Result.blank(step, spec).model_copy(update={"status": "skipped", "reason": reason})
+
+
+def _compile(step: str, spec: JobSpec, backend: Backend, programs: Programs) -> Result:
+    done = backend.compile_only(spec, programs)
     return Result.blank(step, spec).model_copy(
         update={
             "compile_s": done.compile_s,
@@ -78,23 +115,13 @@ def _compile(step: str, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> 
     )
 
 
-def _bench(step: str, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor, out: Path) -> StepReport:
-    backend = backends.load(step)
-    prepared = backend.prepare(spec, model, tokens)
-    ready = prepared.ready
-
-    warm_s = 0.0
-
-    def logits_of(gated: torch.Tensor) -> np.ndarray:
-        nonlocal warm_s
-        staged = ready.stage(gated)
-        begin = time.perf_counter()
-        output = ready.run(staged)
-        ready.synchronize()
-        warm_s += time.perf_counter() - begin
-        return ready.logits(output)
-
-    parity = reference.gate(spec, logits_of, out)
+def _bench(
+    step: str, spec: JobSpec, backend: Backend, programs: Programs, out: Path, number: int
+) -> StepReport:
+    prepared = backend.prepare(spec, programs)
+    work = modes.start(spec, prepared.ready)
+    # What passed every call in the first round is asked once more in each that follows.
+    parity = reference.gate(spec, work.logits, out, calls=GATED_CALLS if number == 0 else 1)
     result = Result.blank(step, spec).model_copy(
         update={
             "compile_s": prepared.compile_s,
@@ -109,16 +136,12 @@ def _bench(step: str, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor, out: 
         failed = {"status": "failed", "reason": _why(parity), "peak_memory_mib": _peak_memory_mib()}
         return StepReport(result=result.model_copy(update=failed), tvm_library=_library(prepared))
     plan = measure.SamplingPlan.of(
-        spec.repeats, slow_by_nature=backend.slow_by_nature, warm_s=warm_s
+        spec.repeats,
+        slow_by_nature=backend.slow_by_nature,
+        warm_s=work.warm_s,
+        rounds=spec.rounds,
     )
-    staged = ready.stage(tokens)
-    samples = measure.sample(lambda: ready.run(staged), ready.synchronize, plan)
-    latency = Latency.of(samples)
-    measured = {
-        "latency_ms": latency,
-        "tokens_per_s": spec.batch_size * spec.seq_len / (latency.median / 1e3),
-        "peak_memory_mib": _peak_memory_mib(),
-    }
+    measured = {**work.measure(plan), "peak_memory_mib": _peak_memory_mib()}
     return StepReport(result=result.model_copy(update=measured), tvm_library=_library(prepared))
 
 

@@ -10,7 +10,8 @@ import torch
 
 from bench.catalog import BACKENDS
 from bench.errors import UsageFault
-from bench.job import artefacts, backends, gpt, reference
+from bench.job import artefacts, backends, models, modes, reference
+from bench.job.backends.base import Programs
 from bench.job.backends.tvm import TVM_OPTIMIZED, TvmReady
 from bench.job.compile import build
 from bench.record import JobSpec, Parity
@@ -18,12 +19,8 @@ from bench.record import JobSpec, Parity
 SPEC = JobSpec(model="gpt-nano", seq_len=8)
 
 
-def model() -> gpt.GPT:
-    return gpt.build(gpt.preset(SPEC.model), SPEC.seed)
-
-
-def tokens() -> torch.Tensor:
-    return gpt.tokens_for(gpt.preset(SPEC.model), SPEC.batch_size, SPEC.seq_len, SPEC.seed)
+def programs(spec: JobSpec = SPEC) -> Programs:
+    return modes.programs(spec, models.build(spec))
 
 
 def test_every_name_in_the_catalog_is_a_backend() -> None:
@@ -35,7 +32,7 @@ def test_every_name_in_the_catalog_is_a_backend() -> None:
 @pytest.mark.parametrize("name", ["torch-eager", "torch-compile"])
 def test_pytorch_keeps_no_artefacts(name: str) -> None:
     with pytest.raises(UsageFault, match=name):
-        backends.load(name).compile_only(SPEC, model(), tokens())
+        backends.load(name).compile_only(SPEC, programs())
 
 
 def test_cuda_without_a_gpu_is_refused() -> None:
@@ -44,24 +41,24 @@ def test_cuda_without_a_gpu_is_refused() -> None:
     spec = SPEC.model_copy(update={"device": "cuda"})
     for name in ("torch-eager", "torch-compile", "tvm-default"):
         with pytest.raises(UsageFault) as caught:
-            backends.load(name).prepare(spec, model(), tokens())
+            backends.load(name).prepare(spec, programs())
         assert caught.value.hint
 
 
 @pytest.fixture
 def gated(tmp_path: Path) -> Path:
-    reference.write(SPEC, model(), tmp_path)
+    reference.write(SPEC, models.build(SPEC), tmp_path)
     return tmp_path
 
 
 def gate(ready: TvmReady, directory: Path) -> Parity:
-    return reference.gate(SPEC, lambda t: ready.logits(ready.run(ready.stage(t))), directory)
+    return reference.gate(SPEC, modes.start(SPEC, ready).logits, directory)
 
 
 def test_parity_fails_when_one_weight_is_changed_behind_tvms_back(
     gated: Path, own_store: Path
 ) -> None:
-    prepared = TVM_OPTIMIZED.prepare(SPEC, model(), tokens())
+    prepared = TVM_OPTIMIZED.prepare(SPEC, programs())
     assert isinstance(prepared.ready, TvmReady)
     assert gate(prepared.ready, gated).passed
     assert prepared.artefact is not None and prepared.compile_cached is False
@@ -71,11 +68,12 @@ def test_parity_fails_when_one_weight_is_changed_behind_tvms_back(
     changed = [array.copy() for array in kept.params]
     largest = max(range(len(changed)), key=lambda i: changed[i].size if changed[i].ndim > 2 else 0)
     changed[largest].reshape(-1)[0] += np.float32(1.0)
-    parity = gate(TvmReady(build.load(kept.library, changed, "cpu")), gated)
+    loaded = build.load(kept.library, build.Parameters(changed, "cpu"))
+    parity = gate(TvmReady({modes.FORWARD: loaded}), gated)
     assert not parity.passed
 
     # What was compiled once is found, and is as right as it was.
-    again = TVM_OPTIMIZED.prepare(SPEC, model(), tokens())
+    again = TVM_OPTIMIZED.prepare(SPEC, programs())
     assert again.compile_cached is True
     assert (again.artefact, again.compile_s) == (prepared.artefact, prepared.compile_s)
     assert isinstance(again.ready, TvmReady)
@@ -84,8 +82,13 @@ def test_parity_fails_when_one_weight_is_changed_behind_tvms_back(
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"seq_len": 9}, {"batch_size": 2}, {"threads": 1}])
 def test_another_request_is_another_artefact(change: dict[str, int]) -> None:
-    first = TVM_OPTIMIZED.compile_only(SPEC, model(), tokens())
+    first = TVM_OPTIMIZED.compile_only(SPEC, programs())
     spec = SPEC.model_copy(update=change)
-    other_model = gpt.build(gpt.preset(spec.model), spec.seed)
-    other = gpt.tokens_for(other_model.config, spec.batch_size, spec.seq_len, spec.seed)
-    assert TVM_OPTIMIZED.compile_only(spec, other_model, other).artefact != first.artefact
+    assert TVM_OPTIMIZED.compile_only(spec, programs(spec)).artefact != first.artefact
+
+
+def test_functions_of_one_model_share_their_parameters() -> None:
+    spec = SPEC.model_copy(update={"mode": "decode"})
+    ready = TVM_OPTIMIZED.prepare(spec, programs(spec)).ready
+    assert isinstance(ready, TvmReady)
+    assert len({id(loaded.params) for loaded in ready.programs.values()}) == 1

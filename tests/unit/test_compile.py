@@ -33,7 +33,7 @@ def run(
     compiled = build.compile_module(model, (tokens,), pipeline, cpu)
     compiled.export_library(tmp_path / "model.so")
     assert compiled.compile_s > 0
-    return build.load(tmp_path / "model.so", compiled.params, "cpu")
+    return build.load(tmp_path / "model.so", build.Parameters(compiled.params, "cpu"))
 
 
 def reference(model: gpt.GPT, tokens: torch.Tensor) -> np.ndarray:
@@ -165,7 +165,7 @@ from bench.job.compile import build
 folder = Path(sys.argv[1])
 with np.load(folder / "params.npz") as file:
     params = [file[name] for name in file.files]
-loaded = build.load(folder / "model.so", params, "cpu")
+loaded = build.load(folder / "model.so", build.Parameters(params, "cpu"))
 np.save(folder / "logits.npy", loaded(np.load(folder / "tokens.npy")))
 """
     root = Path(__file__).resolve().parents[2]
@@ -176,7 +176,7 @@ np.save(folder / "logits.npy", loaded(np.load(folder / "tokens.npy")))
 
 def test_loading_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UsageFault, match=r"nowhere\.so"):
-        build.load(tmp_path / "nowhere.so", [], "cpu")
+        build.load(tmp_path / "nowhere.so", build.Parameters([], "cpu"))
 
 
 def test_the_three_pipelines_are_there_under_their_names() -> None:

@@ -8,7 +8,7 @@ import torch
 from bench.errors import UsageFault
 from bench.job import gpt
 
-NANO = gpt.PRESETS["gpt-nano"]
+NANO = gpt.preset("gpt-nano")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import io
 from rich.console import Console
 
 from bench.host import report
-from bench.record import ImageRef, Latency, RunRecord, TvmLibrary
-from tests.unit.samples import environment, record
+from bench.record import ImageRef, Latency, Result, RunRecord, TvmLibrary
+from tests.unit.samples import environment, record, result
 
 
 def printed(width: int = 80) -> str:
@@ -42,9 +42,34 @@ def test_the_sentence_compares_before_after_and_the_best_peer() -> None:
 def test_an_unsteady_row_says_so() -> None:
     whole = record()
     assert report.notes(whole) == []
-    jumpy = whole.results[0].model_copy(update={"latency_ms": Latency.of([88.0, 87.0, 43.0])})
+    reasons = ["spread: wide; run it again", "steal: 5%; another machine"]
+    jumpy = whole.results[0].model_copy(update={"unstable": reasons})
     (note,) = report.notes(whole.model_copy(update={"results": [jumpy]}))
-    assert note.startswith("torch-eager: unsteady, p10 51.8 ms but p90 87.8 ms")
+    assert note == "torch-eager: spread: wide; run it again; steal: 5%; another machine"
+
+
+def in_rounds(backend: str, times: list[float], place: int) -> Result:
+    """A row of one sample a round."""
+    count = len(times)
+    latency = Latency.of(times, list(range(count)), [place + 2 * i for i in range(count)])
+    return result(backend, 1.0).model_copy(update={"latency_ms": latency})
+
+
+def test_rounds_give_an_interval_and_a_verdict() -> None:
+    wave = [1.0, 1.2, 0.9, 1.1, 1.0, 0.95, 1.05, 1.0, 1.15, 0.9, 1.0]  # hits both alike
+    rows = [
+        in_rounds("torch-eager", [100 * w for w in wave], 0),
+        in_rounds("tvm-optimized", [50 * w * (1 + i % 2 / 500) for i, w in enumerate(wave)], 1),
+    ]
+    middle, ratio = report.comparisons(record().model_copy(update={"results": rows}))
+    assert middle.startswith("tvm-optimized: 50.10 ms, the median of 11 rounds (95% interval ")
+    assert ratio.startswith("tvm-optimized takes 0.500 of torch-eager's time (99% interval 0.500")
+    assert ratio.endswith(", 11 rounds): faster")
+    few = [in_rounds(row.backend, [5.0, 5.0], 0) for row in rows]
+    assert report.comparisons(record().model_copy(update={"results": few}))[1].endswith(
+        "2 rounds): too few rounds"
+    )
+    assert report.comparisons(record()) == []
 
 
 def test_without_a_before_there_is_no_sentence() -> None:

@@ -46,3 +46,30 @@ def test_parity_holds_and_both_are_measured(
         assert row.parity is not None and row.parity.passed
         assert row.latency_ms is not None and len(row.latency_ms.samples) >= 10
         assert row.tokens_per_s == pytest.approx(batch_size * seq_len / row.latency_ms.median * 1e3)
+
+
+@pytest.mark.parametrize(("batch_size", "seq_len"), [(1, 128), (8, 64), (1, 1000)])
+def test_gpt2_decodes_with_its_cache(tmp_path: Path, batch_size: int, seq_len: int) -> None:
+    shape = ("--batch-size", str(batch_size), "--seq-len", str(seq_len))
+    record = bench(tmp_path, "--model", "gpt2", "--mode", "decode", *shape)
+    assert record.status == "ok"
+    for row in record.results:
+        assert row.parity is not None and row.parity.passed
+        assert row.latency_ms is not None and row.ttft_ms is not None
+        assert row.tokens_per_s == pytest.approx(batch_size / row.latency_ms.median * 1e3)
+
+
+def test_bert_base_is_encoded(tmp_path: Path) -> None:
+    record = bench(tmp_path, "--model", "bert-base", "--seq-len", "128")
+    assert record.status == "ok" and record.spec.mode == "encode"
+    for row in record.results:
+        assert row.parity is not None and row.parity.passed
+        assert row.latency_ms is not None
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gpt2_in_sixteen_bits_stays_within_its_tolerance(tmp_path: Path, dtype: str) -> None:
+    record = bench(tmp_path, "--model", "gpt2", "--dtype", dtype)
+    eager, tvm = record.results
+    assert eager.parity is not None and eager.parity.passed
+    assert tvm.status == "skipped"

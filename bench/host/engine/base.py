@@ -7,8 +7,8 @@ Fake     a function of the caller's, for tests fake.py
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,13 +19,18 @@ Cause = Literal["exited", "signal", "out of memory", "timeout"]
 
 @dataclass(frozen=True)
 class Launch:
-    """What an engine is given: a directory holding spec.json, and the bounds of the run."""
+    """What an engine is given: a directory holding spec.json, and the bounds of the run.
+
+    ``inputs`` are files and directories that the job reads and cannot write, by the names under
+    which it asks for them (``bench.catalog.input_variable``).
+    """
 
     run_id: str
     run_dir: Path
     store: Path
     timeout_s: float
     gpu: bool = False
+    inputs: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.catalog import SPEC_FILE, STORE_VARIABLE
+from bench.catalog import SPEC_FILE, STORE_VARIABLE, input_variable
 from bench.errors import UsageFault
 from bench.host import caller, owner
 from bench.host.engine.base import Ending, Launch, OnLine
@@ -34,6 +34,7 @@ OWNER_LABEL = "io.gpt-frontend.owner"  # the host process, see bench/host/owner.
 UNPRIVILEGED_UID = 65532
 _RUN_DIR = "/run/gpt-frontend/run"
 _STORE = "/run/gpt-frontend/store"
+_INPUTS = "/run/gpt-frontend/in"
 _STOP_S = 10
 _PROBE_IMAGE = "gpt-frontend/gpu-probe"
 
@@ -119,10 +120,17 @@ class DockerEngine:
                 labels={RUN_LABEL: launch.run_id, OWNER_LABEL: owner.mine()},
                 user=who.user,
                 userns_mode=who.userns_mode,
-                environment=container_environment(),
+                environment={
+                    **container_environment(),
+                    **{input_variable(name): f"{_INPUTS}/{name}" for name in launch.inputs},
+                },
                 mounts=[
                     Mount(_RUN_DIR, str(launch.run_dir), type="bind"),
                     Mount(_STORE, str(launch.store), type="bind"),
+                    *(
+                        Mount(f"{_INPUTS}/{name}", str(path), type="bind", read_only=True)
+                        for name, path in launch.inputs.items()
+                    ),
                 ],
                 tmpfs={"/tmp": "exec,mode=1777"},
                 read_only=True,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from bench.catalog import SPEC_FILE, STORE_VARIABLE
+from bench.catalog import SPEC_FILE, STORE_VARIABLE, input_variable
 from bench.host.engine.base import Ending, Launch, OnLine
 from bench.host.engine.stream import follow
 from bench.host.interrupts import held
@@ -67,6 +67,7 @@ def _environment(launch: Launch) -> dict[str, str]:
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
         STORE_VARIABLE: str(launch.store),
+        **{input_variable(name): str(path) for name, path in launch.inputs.items()},
     }
 
 

@@ -1,31 +1,42 @@
-"""The one shape of a backend."""
+"""The one shape of a backend: programs in, something that can be called out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
+import torch.nn as nn
 
-from bench.job import gpt
 from bench.record import JobSpec
 
 
+@dataclass(frozen=True)
+class Program:
+    """One function of a model, and inputs of the shapes that it is compiled for."""
+
+    module: nn.Module
+    example: tuple[torch.Tensor, ...]
+
+
+Programs = Mapping[str, Program]
+
+
 class Ready(Protocol):
-    """A compiled model on its device. Calls may be asynchronous: ``synchronize`` waits."""
+    """Programs on their device. Calls may be asynchronous: ``synchronize`` waits."""
 
-    def stage(self, tokens: torch.Tensor) -> Any:
-        """Move token indices (B, T), int64, to the device; not part of the latency."""
+    def stage(self, tensor: torch.Tensor) -> Any:
+        """A copy of ``tensor`` on the device, in the form that ``run`` takes."""
 
-    def run(self, staged: Any) -> Any:
-        """One call; the result stays on the device."""
+    def run(self, program: str, *staged: Any) -> tuple[Any, ...]:
+        """One call of a program; what it gives stays on the device."""
+
+    def view(self, value: Any) -> torch.Tensor:
+        """What ``stage`` or ``run`` gave as a tensor of PyTorch's, the memory shared."""
 
     def synchronize(self) -> None:
         """Return when the device has done all that was asked."""
-
-    def logits(self, output: Any) -> np.ndarray:
-        """What ``run`` returned, on the host: (B, T, V)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A model compiled and kept, not loaded: what ``invoke compile`` asks for."""
+    """Programs compiled and kept, not loaded: what ``invoke compile`` asks for."""
 
     artefact: str
     compile_s: float
@@ -53,12 +64,13 @@ class Backend(Protocol):
     """One way to run a model."""
 
     slow_by_nature: bool
+    dtypes: tuple[str, ...]
 
-    def prepare(self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Prepared:
-        """Compile and load ``model`` for inputs shaped as ``tokens`` (B, T)."""
+    def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
+        """Compile and load every program, with weights of ``spec.dtype``."""
 
-    def compile_only(self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Compiled:
-        """Compile and keep the artefact.
+    def compile_only(self, spec: JobSpec, programs: Programs) -> Compiled:
+        """Compile and keep the artefacts.
 
         Raises:
             UsageFault: the backend keeps no artefacts.

@@ -6,12 +6,13 @@ import time
 
 import torch
 
-from bench.job import gpt
-from bench.job.backends.base import Compiled, Prepared
+from bench.catalog import DTYPES
+from bench.job.backends.base import Compiled, Prepared, Programs
 from bench.job.backends.torch_eager import (
     TorchReady,
+    example_for,
+    modules_for,
     no_artefact,
-    require_device,
     target_of,
 )
 from bench.record import JobSpec
@@ -19,13 +20,15 @@ from bench.record import JobSpec
 
 class TorchCompile:
     slow_by_nature = False
+    dtypes = DTYPES
 
-    def prepare(self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Prepared:
-        require_device(spec.device)
-        compiled = torch.compile(model.to(spec.device), dynamic=False)
+    def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
+        modules = modules_for(spec, programs)
+        compiled = {name: torch.compile(module, dynamic=False) for name, module in modules.items()}
         ready = TorchReady(compiled, spec.device)
         begin = time.perf_counter()
-        ready.run(ready.stage(tokens))
+        for name, program in programs.items():
+            ready.run(name, *example_for(spec, program))
         ready.synchronize()
         return Prepared(
             ready,
@@ -34,7 +37,7 @@ class TorchCompile:
             target=target_of(spec.device),
         )
 
-    def compile_only(self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Compiled:
+    def compile_only(self, spec: JobSpec, programs: Programs) -> Compiled:
         raise no_artefact("torch-compile")
 
 

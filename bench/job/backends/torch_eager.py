@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
 import torch
 
+from bench.catalog import DTYPES
 from bench.errors import UsageFault
-from bench.job import gpt
-from bench.job.backends.base import Compiled, Prepared
+from bench.job.backends.base import Compiled, Prepared, Program, Programs
 from bench.record import JobSpec
 
 
 class TorchReady:
-    """A callable PyTorch model on ``device``."""
+    """Callable PyTorch modules on ``device``."""
 
-    def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], device: str) -> None:
-        self._forward = forward
+    def __init__(self, functions: Mapping[str, Callable[..., Any]], device: str) -> None:
+        self._functions = functions
         self._device = torch.device(device)
 
-    def stage(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens.to(self._device)
+    def stage(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._device, copy=True)
 
     @torch.inference_mode()
-    def run(self, staged: torch.Tensor) -> torch.Tensor:
-        return self._forward(staged)
+    def run(self, program: str, *staged: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        out = self._functions[program](*staged)
+        return out if isinstance(out, tuple) else (out,)
+
+    def view(self, value: torch.Tensor) -> torch.Tensor:
+        return value
 
     def synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def logits(self, output: torch.Tensor) -> np.ndarray:
-        array: np.ndarray = output.cpu().numpy()
-        return array
+
+def modules_for(spec: JobSpec, programs: Programs) -> dict[str, torch.nn.Module]:
+    """Every program's module on the spec's device, in its type.
+
+    Raises:
+        UsageFault: the device is cuda and PyTorch sees none.
+    """
+    require_device(spec.device)
+    dtype = getattr(torch, spec.dtype)
+    return {name: program.module.to(spec.device, dtype) for name, program in programs.items()}
+
+
+def example_for(spec: JobSpec, program: Program) -> list[torch.Tensor]:
+    """The program's example inputs on the spec's device, floating ones in its type."""
+    dtype = getattr(torch, spec.dtype)
+    return [
+        tensor.to(spec.device, dtype if tensor.is_floating_point() else tensor.dtype)
+        for tensor in program.example
+    ]
 
 
 def require_device(device: str) -> None:
@@ -58,13 +78,13 @@ def target_of(device: str) -> dict[str, str]:
 
 class TorchEager:
     slow_by_nature = False
+    dtypes = DTYPES
 
-    def prepare(self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Prepared:
-        require_device(spec.device)
-        ready = TorchReady(model.to(spec.device), spec.device)
+    def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
+        ready = TorchReady(modules_for(spec, programs), spec.device)
         return Prepared(ready, compile_s=None, target=target_of(spec.device))
 
-    def compile_only(self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Compiled:
+    def compile_only(self, spec: JobSpec, programs: Programs) -> Compiled:
         raise no_artefact("torch-eager")
 
 

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-from bench.catalog import MODELS
 from bench.errors import UsageFault
-from bench.job import artefacts, gpt
+from bench.job import artefacts
 from bench.job.artefacts import Artefact
-from bench.job.backends.base import Compiled, Prepared
+from bench.job.backends.base import Compiled, Prepared, Program, Programs
 from bench.job.compile import build, target
 from bench.job.compile.target import CompileTarget
 from bench.record import JobSpec
 
 
 class TvmReady:
-    """A loaded TVM library behind the shape of ``Ready``."""
+    """Loaded TVM libraries behind the shape of ``Ready``."""
 
-    def __init__(self, loaded: build.Loaded) -> None:
-        self._loaded = loaded
+    def __init__(self, programs: Mapping[str, build.Loaded]) -> None:
+        self.programs = programs
+        self._any = next(iter(programs.values()))
 
-    def stage(self, tokens: torch.Tensor) -> Any:
-        return self._loaded.prepare(tokens.numpy())
+    def stage(self, tensor: torch.Tensor) -> Any:
+        return self._any.prepare(tensor.numpy())
 
-    def run(self, staged: Any) -> Any:
-        return self._loaded.run(staged)
+    def run(self, program: str, *staged: Any) -> tuple[Any, ...]:
+        return self.programs[program].run(*staged)
+
+    def view(self, value: Any) -> torch.Tensor:
+        return torch.utils.dlpack.from_dlpack(value)
 
     def synchronize(self) -> None:
-        self._loaded.synchronize()
-
-    def logits(self, output: Any) -> np.ndarray:
-        array: np.ndarray = output.numpy()
-        return array
+        self._any.synchronize()
 
 
 @dataclass(frozen=True)
@@ -44,48 +43,75 @@ class Tvm:
 
     pipeline: str
     slow_by_nature: bool = False
+    dtypes: tuple[str, ...] = ("float32",)
 
-    def prepare(self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Prepared:
+    def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
         compile_target = target_of(spec)
-        artefact = self._artefact(spec, model, tokens, compile_target)
-        loaded = build.load(artefact.library, artefact.params, spec.device)
+        done = self._artefacts(spec, programs, compile_target)
+        # Functions of one model take the same parameters: they are on the device once.
+        shared: dict[str, build.Parameters] = {}
+        loaded = {}
+        for name, artefact in done.items():
+            if artefact.params_digest not in shared:
+                shared[artefact.params_digest] = build.Parameters(artefact.params, spec.device)
+            loaded[name] = build.load(artefact.library, shared[artefact.params_digest])
         return Prepared(
             TvmReady(loaded),
-            compile_s=artefact.compile_s,
-            compile_cached=artefact.cached,
+            compile_s=sum(artefact.compile_s for artefact in done.values()),
+            compile_cached=all(artefact.cached for artefact in done.values()),
             target=compile_target.to_dict(),
-            artefact=artefact.key,
+            artefact=_names(done),
         )
 
-    def compile_only(self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor) -> Compiled:
+    def compile_only(self, spec: JobSpec, programs: Programs) -> Compiled:
         compile_target = target_of(spec)
-        artefact = self._artefact(spec, model, tokens, compile_target)
-        return Compiled(artefact.key, artefact.compile_s, artefact.cached, compile_target.to_dict())
+        done = self._artefacts(spec, programs, compile_target)
+        return Compiled(
+            artefact=_names(done),
+            compile_s=sum(artefact.compile_s for artefact in done.values()),
+            compile_cached=all(artefact.cached for artefact in done.values()),
+            target=compile_target.to_dict(),
+        )
+
+    def _artefacts(
+        self, spec: JobSpec, programs: Programs, compile_target: CompileTarget
+    ) -> dict[str, Artefact]:
+        return {
+            name: self._artefact(spec, name, program, compile_target)
+            for name, program in programs.items()
+        }
 
     def _artefact(
-        self, spec: JobSpec, model: gpt.GPT, tokens: torch.Tensor, compile_target: CompileTarget
+        self, spec: JobSpec, name: str, program: Program, compile_target: CompileTarget
     ) -> Artefact:
-        geometry = MODELS[spec.model]
         parts = {
             "tvm": build.tvm_build_id(),
             "torch": torch.__version__,  # it exports the program
             "sources": build.sources_digest(),
             "pipeline": self.pipeline,
             "target": compile_target.to_dict(),
-            "model": vars(geometry),
-            "seed": spec.seed,  # it decides the parameters
-            "mode": spec.mode,
-            "shape": list(tokens.shape),
+            "model": vars(spec.geometry),
+            # What decides the parameters: a checkpoint, or else the seed.
+            "weights": spec.weights.sha256 if spec.weights else spec.seed,
+            "program": name,
+            "shapes": [list(tensor.shape) for tensor in program.example],
             "dtype": spec.dtype,
         }
         root, key = artefacts.store_root(), artefacts.key_of(parts)
         found = artefacts.get(root, key)
         if found is not None:
             return found
-        compiled = build.compile_module(model, (tokens,), self.pipeline, compile_target)
+        compiled = build.compile_module(
+            program.module, program.example, self.pipeline, compile_target
+        )
         return artefacts.put(
             root, key, parts, compiled.export_library, compiled.params, compiled.compile_s
         )
+
+
+def _names(done: Mapping[str, Artefact]) -> str:
+    """The artefacts' keys, in the programs' order."""
+    return ",".join(artefact.key for artefact in done.values())
 
 
 def target_of(spec: JobSpec) -> CompileTarget:

@@ -23,6 +23,7 @@ from bench.limits import available_cores
 __all__ = [
     "Compiled",
     "Loaded",
+    "Parameters",
     "compile_module",
     "load",
     "sources_digest",
@@ -82,59 +83,71 @@ def compile_module(
     return Compiled(executable, params, time.perf_counter() - start)
 
 
+class Parameters:
+    """A model's parameters on a device; several functions may share them."""
+
+    def __init__(self, params: Sequence[np.ndarray], device: str) -> None:
+        """``params`` copied to ``device`` ("cpu" or "cuda").
+
+        Raises:
+            UsageFault: TVM sees no such device.
+        """
+        self.device = api.device(device)
+        if not self.device.exist:
+            raise UsageFault(f"TVM sees no '{device}' device", hint="run: invoke doctor")
+        self.tensors = [api.tensor(param, self.device) for param in params]
+
+
 class Loaded:
-    """A compiled model on a device, its parameters there already."""
+    """A compiled function of a model, beside its parameters."""
 
-    def __init__(self, module: Any, params: Sequence[np.ndarray], device: str) -> None:
-        self._device = api.device(device)
-        self._vm = api.virtual_machine(module, self._device)
-        self._params = [api.tensor(param, self._device) for param in params]
-        self._main = self._vm["main"]
+    def __init__(self, module: Any, params: Parameters) -> None:
+        self.params = params
+        self._main = api.virtual_machine(module, params.device)["main"]
 
-    def prepare(self, tokens: np.ndarray) -> Any:
-        """Token indices (B, T), int64, copied to the device."""
-        return api.tensor(tokens.astype(np.int64, copy=False), self._device)
+    def prepare(self, array: np.ndarray) -> Any:
+        """A copy of ``array`` on the device."""
+        return api.tensor(array, self.params.device)
 
-    def run(self, tokens_tvm: Any) -> Any:
-        """Logits (B, T, V) on the device, for what ``prepare`` returned.
+    def run(self, *inputs: Any) -> tuple[Any, ...]:
+        """What the function gives, on the device, for inputs that ``prepare`` returned.
 
         On a GPU the call returns before the work is done: see ``synchronize``.
         """
-        out = self._main(tokens_tvm, *self._params)
-        return out if hasattr(out, "numpy") else out[0]
+        out = self._main(*inputs, *self.params.tensors)
+        return (out,) if hasattr(out, "numpy") else tuple(out)
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
-        self._device.sync()
+        self.params.device.sync()
 
-    def __call__(self, tokens: np.ndarray) -> np.ndarray:
-        """Token indices (B, T), int64, to logits (B, T, V), float32."""
-        out = self.run(self.prepare(tokens))
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+        """The first of what the function gives for these arrays, on the host."""
+        out = self.run(*map(self.prepare, arrays))
         self.synchronize()
-        logits: np.ndarray = out.numpy()
-        return logits
+        first: np.ndarray = out[0].numpy()
+        return first
 
 
-def load(library: Path, params: Sequence[np.ndarray], device: str) -> Loaded:
-    """The model in ``library`` on ``device`` ("cpu" or "cuda").
+def load(library: Path, params: Parameters) -> Loaded:
+    """The function in ``library`` on the parameters' device.
 
     CPU kernels run on all cores that this process may use; ``TVM_NUM_THREADS``, if set, wins.
 
     Raises:
-        UsageFault: the library is missing, or TVM sees no such device.
+        UsageFault: the library is missing.
     """
     if not library.is_file():
         raise UsageFault(f"no library at '{library}'", hint="compile the model first")
-    if not api.device(device).exist:
-        raise UsageFault(f"TVM sees no '{device}' device", hint="run: invoke doctor")
     api.plan_threads(available_cores())
-    return Loaded(api.load_library(str(library)), params, device)
+    return Loaded(api.load_library(str(library)), params)
 
 
 def sources_digest() -> str:
     """The sha256 of everything in this project that decides what code comes out."""
     job = Path(__file__).resolve().parent.parent
-    files = sorted([*(job / "compile").rglob("*.py"), job / "gpt.py"])
+    models = [job / name for name in ("gpt.py", "cached.py", "bert.py")]
+    files = sorted([*(job / "compile").rglob("*.py"), *models])
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(job).as_posix()}\0{file.stat().st_size}\0".encode())

@@ -1,0 +1,1 @@
+"""Many runs together: listed, compared, exported, and the commit found that made one slower."""

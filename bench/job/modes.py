@@ -1,0 +1,141 @@
+"""What is run of a model, gated and timed: a whole forward pass, or decoding token by token.
+
+Built on what a backend makes ready, so that every backend is asked for exactly the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from bench.catalog import DECODE_STEPS, GPTConfig
+from bench.job import decoder, gpt, measure, reference
+from bench.job.backends.base import Program, Programs, Ready
+from bench.job.decoder import Decoder
+from bench.job.measure import SamplingPlan
+from bench.job.models import Model
+from bench.job.warmup import Warmup
+from bench.record import JobSpec, Latency
+
+FORWARD = "forward"
+
+
+class Work(Protocol):
+    """A mode at work on one backend. ``warm_s`` is what its calls have taken so far, seconds."""
+
+    warm_s: float
+
+    def logits(self, tokens: torch.Tensor) -> np.ndarray:
+        """The gated logits (B, R, V) for ``reference.gated_tokens``, float32."""
+
+    def measure(self, plan: SamplingPlan) -> dict[str, Any]:
+        """The fields of ``bench.record.Result`` that are timed."""
+
+
+def programs(spec: JobSpec, model: Model) -> Programs:
+    """What a backend compiles for the spec's mode."""
+    if spec.mode == "decode":
+        assert isinstance(model, gpt.GPT)
+        return decoder.programs(model, spec.batch_size, spec.seq_len, _capacity(spec))
+    return {FORWARD: Program(model, (reference.timed_tokens(spec),))}
+
+
+def start(spec: JobSpec, ready: Ready) -> Work:
+    """The spec's mode on a backend that is ready."""
+    return Decode(spec, ready) if spec.mode == "decode" else Forward(spec, ready)
+
+
+class Forward:
+    """One call for all positions: a prefill, or an encoding."""
+
+    def __init__(self, spec: JobSpec, ready: Ready) -> None:
+        self._spec = spec
+        self._ready = ready
+        self.warm_s = 0.0
+
+    def logits(self, tokens: torch.Tensor) -> np.ndarray:
+        staged = self._ready.stage(tokens)
+        begin = time.perf_counter()
+        out = self._ready.run(FORWARD, staged)[0]
+        self._ready.synchronize()
+        self.warm_s += time.perf_counter() - begin
+        return _on_host(self._ready, out)
+
+    def measure(self, plan: SamplingPlan) -> dict[str, Any]:
+        staged = self._ready.stage(reference.timed_tokens(self._spec))
+        latency, warmed = _sample(lambda: self._ready.run(FORWARD, staged), self._ready, plan)
+        tokens = self._spec.batch_size * self._spec.seq_len
+        return {
+            "latency_ms": latency,
+            "tokens_per_s": tokens / (latency.median / 1e3),
+            **_told(warmed),
+        }
+
+
+class Decode:
+    """The prompt in one call, then a token a call. A sample of the latency is one token."""
+
+    def __init__(self, spec: JobSpec, ready: Ready) -> None:
+        config = spec.geometry
+        assert isinstance(config, GPTConfig)
+        self._spec = spec
+        self._ready = ready
+        self._decoder = Decoder(
+            ready, config, spec.batch_size, _capacity(spec), getattr(torch, spec.dtype)
+        )
+        self.warm_s = 0.0
+
+    def logits(self, tokens: torch.Tensor) -> np.ndarray:
+        prompt = self._spec.seq_len
+        begin = time.perf_counter()
+        rows = [_on_host(self._ready, self._decoder.prefill(tokens[:, :prompt]))]
+        for at in range(prompt, tokens.shape[1]):
+            rows.append(_on_host(self._ready, self._decoder.step(tokens[:, at : at + 1])))
+        self.warm_s += time.perf_counter() - begin
+        return np.stack(rows, axis=1)
+
+    def measure(self, plan: SamplingPlan) -> dict[str, Any]:
+        tokens = reference.timed_tokens(self._spec)
+        first, _ = _sample(lambda: self._decoder.prefill(tokens), self._ready, plan)
+        token = tokens[:, :1]
+
+        def step() -> Any:
+            if self._decoder.position == self._decoder.capacity:
+                self._decoder.rewind(self._spec.seq_len)
+            return self._decoder.step(token)
+
+        latency, warmed = _sample(step, self._ready, plan)
+        return {
+            "ttft_ms": first,
+            "latency_ms": latency,
+            "tokens_per_s": self._spec.batch_size / (latency.median / 1e3),
+            **_told(warmed),
+        }
+
+
+def _capacity(spec: JobSpec) -> int:
+    return min(spec.geometry.block_size, spec.seq_len + DECODE_STEPS)
+
+
+def _sample(call: Callable[[], Any], ready: Ready, plan: SamplingPlan) -> tuple[Latency, Warmup]:
+    samples, warmed = measure.sample(call, ready.synchronize, plan)
+    return Latency.of(samples), warmed
+
+
+def _told(warmed: Warmup) -> dict[str, Any]:
+    told: dict[str, Any] = {"warmup_calls": [warmed.calls]}
+    if warmed.calls and not warmed.stable:
+        told["unstable"] = [
+            f"warm-up: calls still became faster after {warmed.elapsed_s:.0f} s, {warmed.calls} of "
+            "them; run it again on a quieter machine"
+        ]
+    return told
+
+
+def _on_host(ready: Ready, value: Any) -> np.ndarray:
+    array: np.ndarray = ready.view(value).to("cpu", torch.float32).numpy()
+    return array

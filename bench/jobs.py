@@ -1,0 +1,28 @@
+"""Every kind of job, by the ``kind`` in its spec.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from bench.generation import EvaluateSpec, GenerateSpec
+from bench.record import JobSpec
+from bench.training import TrainSpec
+
+AnySpec = JobSpec | TrainSpec | GenerateSpec | EvaluateSpec
+
+_READER: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="kind")])
+
+# A line of a job's output that carries generated text: this word, then the text as JSON.
+TEXT_LINE = "text "
+
+
+def read(path: Path) -> AnySpec:
+    """The spec in ``path``.
+
+    Raises:
+        pydantic.ValidationError: it is of no known kind, or not valid for its kind.
+    """
+    return _READER.validate_json(path.read_bytes())

@@ -1,0 +1,1 @@
+"""The verbs by subject; tasks.py at the top level puts them together."""

@@ -1,0 +1,155 @@
+"""Images: built, verified, mirrored, entered."""
+
+from __future__ import annotations
+
+from invoke import Context
+
+from bench.tasks.guard import verb
+from bench.tasks.options import JOB
+
+_BUILD_HELP = {
+    "profile": "llvm10 (default), latest or cpu-source compile TVM; cpu, cuda-wheels take wheels",
+    "base": "any Debian or Ubuntu image instead of the profile's pinned base",
+    "wheelhouse": "a directory of wheels to install torch from (default: PIP_FIND_LINKS)",
+    "no-cache": "build every layer again",
+    "dry-run": "print the build command and the image's tag, build nothing",
+    "build-type": "Debug, RelWithDebInfo or Release (default: the profile's)",
+    "cuda-arch": "GPUs to compile for, as 86,90 (default: the profile's)",
+    "cuda-from-wheels": "CUDA's compiler and runtime from NVIDIA's wheels, on a base without them",
+    "jobs": "compilers at once (default: by memory and cores)",
+    "tvm-ref": "a commit, tag or branch of TVM instead of the profile's commit",
+    "llvm": "apt:14 and the like for the distribution's, or a release in docker/pins.toml",
+    "llvm-url": "an LLVM release's archive instead; goes with --llvm-sha256",
+    "llvm-sha256": "the archive's checksum",
+    "ssh": "lend your ssh agent to the build, for --private-repo: default",
+    "private-repo": "an ssh address; the repository is cloned to /opt/private in the image",
+    "private-ref": "its tag, branch or commit (default: HEAD)",
+    "mirror": "NAME=URL, may be repeated: github, apt, pip, registry or any git host",
+    "mirror-folder": "what `invoke mirror` made: objects are taken from there first",
+    "cache-from": "a BuildKit cache to read, as type=registry,ref=HOST/NAME; may be repeated",
+    "cache-to": "a BuildKit cache to write, as type=registry,ref=HOST/NAME,mode=max",
+}
+
+
+@verb(help=_BUILD_HELP, iterable=("mirror", "cache_from", "cache_to"))
+def build_image(
+    c: Context,
+    profile: str | None = None,
+    base: str | None = None,
+    wheelhouse: str | None = None,
+    no_cache: bool = False,
+    dry_run: bool = False,
+    build_type: str | None = None,
+    cuda_arch: str | None = None,
+    cuda_from_wheels: bool = False,
+    jobs: str | None = None,
+    tvm_ref: str | None = None,
+    llvm: str | None = None,
+    llvm_url: str | None = None,
+    llvm_sha256: str | None = None,
+    ssh: str | None = None,
+    private_repo: str | None = None,
+    private_ref: str | None = None,
+    mirror: list[str] | None = None,
+    mirror_folder: str | None = None,
+    cache_from: list[str] | None = None,
+    cache_to: list[str] | None = None,
+) -> None:
+    """Build the image that jobs run in and check its contract; an unchanged one is found."""
+    from bench.host import verbs
+    from bench.host.request import build_request
+
+    request = build_request(
+        profile=profile,
+        base=base,
+        wheelhouse=wheelhouse,
+        no_cache=no_cache,
+        build_type=build_type,
+        cuda_arch=cuda_arch,
+        cuda_from_wheels=cuda_from_wheels,
+        jobs=jobs,
+        tvm_ref=tvm_ref,
+        llvm=llvm,
+        llvm_url=llvm_url,
+        llvm_sha256=llvm_sha256,
+        ssh=ssh,
+        private_repo=private_repo,
+        private_ref=private_ref,
+        mirror=mirror or (),
+        mirror_folder=mirror_folder,
+        cache_from=tuple(cache_from or ()),
+        cache_to=tuple(cache_to or ()),
+    )
+    verbs.build_image(request, dry_run=dry_run)
+
+
+@verb(
+    help={
+        "image": "a tag or an id (default: the newest that build-image made)",
+        "json": "print the whole record as JSON",
+    }
+)
+def verify_image(c: Context, image: str | None = None, json: bool = False) -> None:
+    """Hold an image to its contract, in a container of it; exit 1 if a check fails."""
+    from bench.host import verbs
+
+    verbs.verify_image(image, as_json=json)
+
+
+@verb(
+    help={
+        "tvm": "show what fits this TVM, as v0.23.0",
+        "gpu": "show what fits this GPU architecture, as sm_86",
+        "cuda": "show what fits this CUDA toolkit, as 12.4",
+        "driver": "show what fits this NVIDIA driver, as 535.104",
+        "json": "print the tables as JSON, each row with its source",
+    }
+)
+def matrix(
+    c: Context,
+    tvm: str | None = None,
+    gpu: str | None = None,
+    cuda: str | None = None,
+    driver: str | None = None,
+    json: bool = False,
+) -> None:
+    """Say which TVM, LLVM, CUDA, GPU, driver and torch fit together, and which profile to take."""
+    from bench.host import verbs
+
+    verbs.matrix(tvm=tvm, gpu=gpu, cuda=cuda, driver=driver, as_json=json)
+
+
+@verb(
+    help={
+        "into": "the folder (default: gpt-frontend/mirror in your cache)",
+        "tvm": "only the repositories of this TVM, as v0.23.0 (default: of all profiles)",
+        "mirror": "NAME=URL: fetch from there, as in build-image",
+    },
+    iterable=("mirror",),
+)
+def mirror(
+    c: Context,
+    into: str | None = None,
+    tvm: str | None = None,
+    mirror: list[str] | None = None,
+) -> None:
+    """Mirror TVM's repositories on this disk, for build-image --mirror-folder."""
+    from bench.host import verbs
+
+    verbs.mirror(into, tvm, mirror or ())
+
+
+@verb(help={"suite": "the Debian suite (default: the one in docker/pins.toml)"})
+def base_image(c: Context, suite: str | None = None) -> None:
+    """Make a base image with debootstrap, for machines that reach no image registry (as root)."""
+    from bench.host import verbs
+
+    verbs.base_image(suite)
+
+
+@verb(help={"profile": JOB["profile"], "base": JOB["base"]})
+def shell(c: Context, profile: str | None = None, base: str | None = None) -> None:
+    """Open a shell in the image, as you, with the project mounted at /workspace."""
+    from bench.host import verbs
+
+    verbs.shell(profile, base)

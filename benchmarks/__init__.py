@@ -1,0 +1,1 @@
+"""Benchmarks of the benchmark: what its own method can and cannot tell, measured for real."""
