@@ -49,6 +49,8 @@ def test_options_are_whole_or_refused() -> None:
     assert "-DCMAKE_BUILD_TYPE=Debug" in options
     assert "-DGPT_FRONTEND_LLVM_CONFIG=/l/bin/llvm-config" in options
     assert not any("CUDA_ARCHITECTURES" in option for option in options)
+    assert not any("TVM_VERSION" in option for option in options)
+    assert "-DTVM_VERSION=0.26.0" in compile.definitions({**environ, "SOURCE_VERSION": "0.26.0"})
     with pytest.raises(compile.Fault, match="CUDA_ARCH"):
         compile.definitions({**environ, "CUDA_FROM": "wheels"})
     with_cuda = {**environ, "CUDA_FROM": "wheels", "CUDA_ARCH": "80;86"}

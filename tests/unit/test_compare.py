@@ -163,6 +163,20 @@ def test_a_run_that_ended_before_it_knew_its_machine_is_refused() -> None:
         compare(nowhere, nowhere)
 
 
+def test_a_backend_that_failed_does_not_make_its_run_unlike() -> None:
+    """It took no threads and loaded no TVM: that is what is to be told, not what forbids it."""
+    where = environment()
+    tvm = where.model_copy(update={"tvm_library": TvmLibrary(path="/x", build_id="0.23.0+b1d")})
+    base = record("base", {"torch-eager": rounds(5.0), BACKEND: rounds(10.0)}, where=tvm)
+    rows = [base.results[0].model_copy(update={"threads": 4}), base.results[1]]
+    base = base.model_copy(update={"results": rows})
+    new = record("new", {"torch-eager": None, BACKEND: rounds(10.0)}, where=tvm)
+    assert [one.backend for one in compare(base, new).lost] == ["torch-eager"]
+    nothing = record("new", {"torch-eager": None, BACKEND: None})
+    with pytest.raises(JobFailed, match="no figure any more"):
+        demand_not_slower(compare(base, nothing), 0.05)
+
+
 def test_only_what_both_have_is_compared_and_the_rest_is_named() -> None:
     made = compare(
         record("base", {"tvm-none": rounds(5.0), BACKEND: rounds(1.0, 14)}),

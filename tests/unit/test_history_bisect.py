@@ -208,9 +208,8 @@ def test_an_interrupt_leaves_no_work_tree(root: Path) -> None:
 
 
 def test_outside_a_repository_it_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UsageFault, match="git"):
-        with repository.worktree(tmp_path):
-            raise AssertionError("no tree can be made")
+    with pytest.raises(UsageFault, match="git"), repository.worktree(tmp_path):
+        raise AssertionError("no tree can be made")
     with pytest.raises(UsageFault, match="git knows no commit"):
         repository.commit_of(tmp_path, "HEAD")
 

@@ -187,7 +187,7 @@ def _row(base: Series, new: Series, least_effect: float) -> Row:
 
 
 def _lost(base: RunRecord, new: RunRecord, wanted: set[str]) -> Iterator[Lost]:
-    measured = {result.backend for result in base.results if result.latency_ms}
+    measured = identity.measured(base)
     for result in new.results:
         asked = not wanted or result.backend in wanted
         if asked and result.backend in measured and result.latency_ms is None:

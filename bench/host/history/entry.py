@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.catalog import AFTER, BEFORE
 from bench.host.history import identity
@@ -13,8 +13,7 @@ from bench.record import RunRecord
 _LONGEST = 300  # characters of one text; a record may hold a novel
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """One backend of a run; ``median_ms`` is None where it has no latency."""
 
     backend: str
@@ -75,7 +74,7 @@ class Entry:
 
     def as_data(self) -> dict[str, Any]:
         """The same for JSON."""
-        return asdict(self)
+        return {**asdict(self), "measured": [one._asdict() for one in self.measured]}
 
 
 def of(run: str, record: RunRecord) -> Entry:

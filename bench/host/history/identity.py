@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,14 +76,23 @@ def tvm(record: RunRecord) -> str | None:
     return where.tvm_library.build_id if where and where.tvm_library else None
 
 
+def measured(record: RunRecord) -> set[str]:
+    """The names of the backends that have a latency."""
+    return {result.backend for result in record.results if result.latency_ms}
+
+
 def build_type(record: RunRecord) -> str | None:
     """How the image's TVM was compiled; None where it came as a wheel."""
     return record.image.labels.get(BUILD_TYPE) if record.image else None
 
 
-def facts(record: RunRecord) -> dict[str, str]:
-    """Every fact that ``differences`` looks at, those of ``LIKE`` first."""
+def facts(record: RunRecord, among: Iterable[str] | None = None) -> dict[str, str]:
+    """Every fact that ``differences`` looks at, those of ``LIKE`` first.
+
+    What belongs to a backend is told of the measured ones ``among`` those named, or of all.
+    """
     spec, where, image = record.spec, record.environment, record.image
+    named = set(among) if among is not None else measured(record)
     found = {
         "kind": spec.kind,
         "model": spec.model,
@@ -92,13 +102,13 @@ def facts(record: RunRecord) -> dict[str, str]:
         "batch-size": str(spec.batch_size),
         "seq-len": str(spec.seq_len),
         "dtype": spec.dtype,
-        "threads": _threads(record),
+        "threads": _threads(record, named),
         "machine": machine(record) or UNKNOWN,
         # It is part of what is measured only where the GPU is.
         "driver": str(where.driver) if where and spec.device == "cuda" else "none",
         # A tag can be given to another image; what the engine calls it cannot.
         "image": f"{image.tag} ({image.digest or image.id})" if image else "none",
-        "tvm": tvm(record) or "none",
+        "tvm": (tvm(record) or UNKNOWN) if any(map(_is_tvm, named)) else "none",
         "packages": _packages(record),
     }
     assert tuple(found) == LIKE
@@ -114,8 +124,13 @@ def facts(record: RunRecord) -> dict[str, str]:
 
 
 def differences(base: RunRecord, new: RunRecord) -> list[Difference]:
-    """Every fact in which the two differ, with both values, those that make them unlike first."""
-    ours, theirs = facts(base), facts(new)
+    """Every fact in which the two differ, with both values, those that make them unlike first.
+
+    A backend that failed in one of them took no threads there and loaded no library, which is no
+    other way of measuring: of those, what both measured counts.
+    """
+    both = measured(base) & measured(new)
+    ours, theirs = facts(base, both), facts(new, both)
     return [
         Difference(key, ours[key], theirs[key], key in LIKE)
         for key in ours
@@ -123,14 +138,14 @@ def differences(base: RunRecord, new: RunRecord) -> list[Difference]:
     ]
 
 
-def _threads(record: RunRecord) -> str:
-    """What the backends took, which is what counts; else what was asked for."""
-    taken = sorted({result.threads for result in record.results if result.threads is not None})
-    if taken:
-        return ", ".join(map(str, taken))
-    if record.spec.threads is not None:
-        return str(record.spec.threads)
-    return f"all of {record.environment.cores}" if record.environment else UNKNOWN
+def _is_tvm(backend: str) -> bool:
+    return backend.startswith("tvm")
+
+
+def _threads(record: RunRecord, named: set[str]) -> str:
+    """What the backends took; what was asked for says little, and may be: all there are."""
+    rows = [result for result in record.results if result.backend in named]
+    return ", ".join(sorted({str(result.threads or UNKNOWN) for result in rows})) or "none"
 
 
 def _packages(record: RunRecord) -> str:

@@ -17,7 +17,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 
 from bench import record as record_module
@@ -38,7 +38,7 @@ _DIGEST = hashlib.sha256().digest_size
 Progress = Callable[[str], None]
 
 _ENTRY = [field.name for field in fields(Entry) if field.name != "measured"]
-_MEASURED = [field.name for field in fields(Measured)]
+_MEASURED = Measured._fields
 _SCHEMA = (
     # Directory names are bytes that need not be UTF-8.
     "CREATE TABLE runs (directory BLOB PRIMARY KEY, stamp TEXT, problem TEXT, "
@@ -128,7 +128,7 @@ def _add(memory: sqlite3.Connection, out: Path, name: bytes, stamp: str) -> None
         measured = made.measured
     memory.execute(f"INSERT INTO runs VALUES ({_marks(row)})", row)
     for one in measured:
-        values = (name, *astuple(one))
+        values = (name, *one)
         memory.execute(f"INSERT INTO measured VALUES ({_marks(values)})", values)
 
 

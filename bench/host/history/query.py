@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
 from collections import defaultdict
@@ -15,7 +14,6 @@ from bench.host.history.entry import Entry, Measured
 from bench.host.history.index import Progress, open_index
 
 _ENTRY = [field.name for field in fields(Entry) if field.name != "measured"]
-_MEASURED = [field.name for field in fields(Measured)]
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,11 @@ class Filters:
 class Found:
     """The runs that fit, oldest first; why others could not be read; how many there are in all.
 
-    ``paths`` are parallel to ``entries``, which have the directory's name as it can be shown.
+    ``directories`` are parallel to ``entries``, whose names are as they can be shown.
     """
 
     entries: list[Entry]
-    paths: list[Path]
+    directories: list[bytes]
     problems: list[str]
     total: int
 
@@ -85,8 +83,8 @@ def find(out: Path, filters: Filters, progress: Progress | None = None) -> Found
         "SELECT problem FROM runs WHERE problem IS NOT NULL ORDER BY directory"
     ).fetchall()
     (total,) = memory.execute("SELECT count(*) FROM runs").fetchone()
-    paths = [out / os.fsdecode(directory) for directory, *_ in rows]
-    return Found(entries, paths, [problem for (problem,) in problems], total)
+    directories = [directory for directory, *_ in rows]
+    return Found(entries, directories, [problem for (problem,) in problems], total)
 
 
 def fits(name: str, pattern: str) -> bool:
@@ -142,9 +140,11 @@ def filters(
 
 def _measured(memory: sqlite3.Connection) -> dict[bytes, list[Measured]]:
     found: dict[bytes, list[Measured]] = defaultdict(list)
-    rows = memory.execute(f"SELECT directory, {', '.join(_MEASURED)} FROM measured ORDER BY rowid")
-    for directory, backend, status, median_ms, tokens_per_s, unstable in rows:
-        found[directory].append(Measured(backend, status, median_ms, tokens_per_s, bool(unstable)))
+    rows = memory.execute(
+        f"SELECT directory, {', '.join(Measured._fields)} FROM measured ORDER BY rowid"
+    )
+    for directory, *values, unstable in rows:
+        found[directory].append(Measured(*values, unstable=bool(unstable)))
     return found
 
 

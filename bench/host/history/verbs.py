@@ -21,8 +21,7 @@ from bench.host.history import export as exporting
 from bench.host.history import identity, measuring, query, repository, verdicts
 from bench.host.history.entry import Entry
 from bench.host.history.query import Filters
-from bench.host.history.wording import columns
-from bench.host.report import plain
+from bench.host.history.wording import columns, plain
 from bench.record import RunRecord
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -172,7 +171,7 @@ def _records(named: str, out: Path, filters: Filters) -> Iterator[RunRecord]:
             _say(f"skipped: {problem}")
         if not found.entries:
             raise UsageFault(f"no run under {out}/ fits", hint="invoke results lists them")
-        return map(identity.read, found.paths)
+        return (identity.read(out / os.fsdecode(name)) for name in found.directories)
     if str(filters):
         raise UsageFault(f"{filters}: filters go with '{EVERY}'", hint=f"invoke export {EVERY}")
     paths = [runs.find(out, run.strip()) for run in named.split(",") if run.strip()]

@@ -103,6 +103,14 @@ set_property(SOURCE src/info.cc PROPERTY COMPILE_DEFINITIONS
   TVM_INFO_USE_CUDA="${USE_CUDA}"
   TVM_INFO_LLVM_VERSION="${TVM_INFO_LLVM_VERSION}")
 
+# As from v0.26 on: in every command line, and given by scikit-build-core unless it is said before.
+if(NOT DEFINED TVM_VERSION AND DEFINED SKBUILD_PROJECT_VERSION_FULL)
+  set(TVM_VERSION "${SKBUILD_PROJECT_VERSION_FULL}")
+endif()
+if(DEFINED TVM_VERSION)
+  add_compile_definitions(TVM_VERSION="${TVM_VERSION}")
+endif()
+
 add_library(tvm SHARED ${sources})
 target_link_libraries(tvm PRIVATE ${libfiles} ${system_libs})
 add_library(tvm_runtime SHARED src/arith.cc)

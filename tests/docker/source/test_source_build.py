@@ -119,6 +119,11 @@ def test_checkout_is_what_is_locked(
     assert [facts["versions"][name] for name in ("cmake", "ninja")] == [pins.cmake, pins.ninja]
 
 
+def test_packing_compiles_nothing_again(built: Built) -> None:
+    assert "pack: " in built.log.log
+    assert "objects again" not in built.log.log
+
+
 def test_contract_of_the_build_is_kept_and_can_be_broken(
     built: Built, client: DockerClient
 ) -> None:
