@@ -142,12 +142,9 @@ def _judged(result: Result, outcome: JobOutcome | None) -> Result:
     latency = result.latency_ms
     if latency is None or outcome is None:
         return result
+    where = outcome.environment
     reasons = stats.instability(
-        latency.samples,
-        latency.process,
-        latency.order,
-        outcome.environment.before,
-        outcome.environment.after,
+        latency.samples, latency.process, latency.order, where.before, where.after
     )
     return result.model_copy(update={"unstable": [*result.unstable, *reasons]})
 

@@ -86,6 +86,8 @@ def comparisons(record: RunRecord) -> list[str]:
     ]
     for name, latency in by_name.items():
         theirs = stats.round_medians(latency.samples, latency.process)
+        if min(*theirs, *mine) <= 0:
+            continue  # a record from elsewhere: a call of no time has no ratio
         ratio = stats.paired_ratio(theirs, mine)
         lines.append(
             f"{AFTER} takes {ratio.estimate:.3f} of {name}'s time (99% interval {ratio.low:.3f} to "

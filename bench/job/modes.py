@@ -22,6 +22,7 @@ from bench.job.warmup import Warmup
 from bench.record import JobSpec, Latency
 
 FORWARD = "forward"
+_TELLING = 4  # calls without which a warm-up says nothing: slow ones leave no time for more
 
 
 class Work(Protocol):
@@ -128,7 +129,7 @@ def _sample(call: Callable[[], Any], ready: Ready, plan: SamplingPlan) -> tuple[
 
 def _told(warmed: Warmup) -> dict[str, Any]:
     told: dict[str, Any] = {"warmup_calls": [warmed.calls]}
-    if warmed.calls and not warmed.stable:
+    if warmed.calls >= _TELLING and not warmed.stable:
         told["unstable"] = [
             f"warm-up: calls still became faster after {warmed.elapsed_s:.0f} s, {warmed.calls} of "
             "them; run it again on a quieter machine"

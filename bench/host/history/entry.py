@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from bench.catalog import AFTER, BEFORE
 from bench.host.history import identity
-from bench.host.report import plain
+from bench.host.history.wording import plain
 from bench.record import RunRecord
 
 _LONGEST = 300  # characters of one text; a record may hold a novel

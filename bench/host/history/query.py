@@ -140,11 +140,10 @@ def filters(
 
 def _measured(memory: sqlite3.Connection) -> dict[bytes, list[Measured]]:
     found: dict[bytes, list[Measured]] = defaultdict(list)
-    rows = memory.execute(
-        f"SELECT directory, {', '.join(Measured._fields)} FROM measured ORDER BY rowid"
-    )
-    for directory, *values, unstable in rows:
-        found[directory].append(Measured(*values, unstable=bool(unstable)))
+    columns = ", ".join(Measured._fields)
+    rows = memory.execute(f"SELECT directory, {columns} FROM measured ORDER BY rowid")
+    for directory, backend, status, median_ms, tokens_per_s, unstable in rows:
+        found[directory].append(Measured(backend, status, median_ms, tokens_per_s, bool(unstable)))
     return found
 
 
