@@ -11,6 +11,7 @@ if not (Path(sys.prefix) / ".gpt-frontend-lock").is_file():
     print("hint: make setup", file=sys.stderr)
     sys.exit(2)
 
+from bench.tasks.history import bisect, compare, export, results
 from bench.tasks.images import (
     base_image,
     build_image,
@@ -20,16 +21,19 @@ from bench.tasks.images import (
     verify_image,
 )
 from bench.tasks.jobs import bench, compile, evaluate, generate, train
-from bench.tasks.runs import clean, doctor, results, show
+from bench.tasks.runs import clean, doctor, show
 
 __all__ = [
     "base_image",
     "bench",
+    "bisect",
     "build_image",
     "clean",
+    "compare",
     "compile",
     "doctor",
     "evaluate",
+    "export",
     "generate",
     "matrix",
     "mirror",

@@ -120,6 +120,8 @@ def read_record(path: Path) -> RunRecord:
         raw = json.loads(text)
     except json.JSONDecodeError as error:
         raise _damaged(path, error.lineno, error.msg) from error
+    except (RecursionError, ValueError) as error:  # nested too deep, a number of 5,000 digits
+        raise _damaged(path, 1, str(error)) from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise UsageFault(

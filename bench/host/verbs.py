@@ -10,10 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.table import Table
-
-from bench.catalog import AFTER, BEFORE, STORE_VARIABLE
+from bench.catalog import STORE_VARIABLE
 from bench.errors import BenchError, JobFailed, UsageFault
 from bench.host import base_image as base_images
 from bench.host import (
@@ -35,7 +32,6 @@ from bench.host.console import ERR, OUT, working
 from bench.host.engine import docker, endpoint
 from bench.host.jobs import print_run
 from bench.host.store import Store
-from bench.record import RunRecord
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -130,40 +126,6 @@ def base_image(suite: str | None) -> None:
     with working("base image") as say:
         made = base_images.make(endpoint.find_endpoint(os.environ), suite, say)
     OUT.print(f"{made}: `invoke build-image --profile cpu` builds on it", markup=False)
-
-
-def list_runs(out: Path) -> None:
-    """One line a run, oldest first; a damaged record is named and skipped."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("run", "status", "engine", "before ms", "after ms", "speed-up"):
-        table.add_column(name, justify="right" if "ms" in name else "left", no_wrap=True)
-    damaged = []
-    for path in runs.listed(out):
-        try:
-            record = runs.read_record(path / runs.RECORD)
-        except UsageFault as error:
-            damaged.append(error.message)
-            continue
-        table.add_row(*(escape(report.plain(cell)) for cell in _run_cells(record)))
-    if not table.row_count and not damaged:
-        OUT.print(f"no runs under {out}/ yet: invoke bench", markup=False)
-        return
-    OUT.print(table)
-    for message in damaged:
-        ERR.print(f"skipped: {message}", markup=False)
-
-
-def _run_cells(record: RunRecord) -> tuple[str, ...]:
-    medians = {r.backend: r.latency_ms.median for r in record.results if r.latency_ms}
-    before, after = medians.get(BEFORE), medians.get(AFTER)
-    return (
-        record.run_id,
-        record.status,
-        record.engine,
-        f"{before:.1f}" if before else "-",
-        f"{after:.1f}" if after else "-",
-        f"{before / after:.1f}x" if before and after else "-",
-    )
 
 
 def show_run(run: str, out: Path) -> None:

@@ -10,14 +10,6 @@ from bench.tasks.guard import help_if_asked, verb
 from bench.tasks.options import JOB
 
 
-@verb(help={"out": JOB["out"]})
-def results(c: Context, out: str = "results") -> None:
-    """List the runs: when, what, where, before, after."""
-    from bench.host import verbs
-
-    verbs.list_runs(Path(out))
-
-
 @verb(help={"run": "a run's id or part of it, `last`, or its directory", "out": JOB["out"]})
 def show(c: Context, run: str, out: str = "results") -> None:
     """Print one run: its table, its environment, and why anything failed."""

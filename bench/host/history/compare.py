@@ -111,7 +111,7 @@ def demand_not_slower(comparison: Comparison, threshold: float) -> None:
     if unsure:
         raise UsageFault(
             f"too few rounds to tell for {', '.join(unsure)}: it takes {stats.MIN_ROUNDS} in both",
-            hint="measure both runs again, with more rounds",
+            hint="measure both runs again, with more rounds: invoke bench --rounds 10",
         )
 
 
