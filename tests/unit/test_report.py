@@ -62,7 +62,7 @@ def test_rounds_give_an_interval_and_a_verdict() -> None:
         in_rounds("tvm-optimized", [50 * w * (1 + i % 2 / 500) for i, w in enumerate(wave)], 1),
     ]
     middle, ratio = report.comparisons(record().model_copy(update={"results": rows}))
-    assert middle.startswith("tvm-optimized: 50.10 ms, the median of 11 rounds (95% interval ")
+    assert middle.startswith("tvm-optimized: 50.00 ms, the median of 11 rounds (95% interval ")
     assert ratio.startswith("tvm-optimized takes 0.500 of torch-eager's time (99% interval 0.500")
     assert ratio.endswith(", 11 rounds): faster")
     few = [in_rounds(row.backend, [5.0, 5.0], 0) for row in rows]

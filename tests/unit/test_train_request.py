@@ -149,7 +149,7 @@ def test_the_schedule_follows_the_steps_and_the_learning_rate(plan: Plan) -> Non
         ({"timeout_s": 0}, "--timeout 0: ", "--help"),
         ({"n_embd": 130}, "the width 130 does not divide into 4 heads", "multiple of 4"),
         ({"n_layer": 0}, "a GPT needs layers, heads and a width", "choose at least 1"),
-        ({"min_lr": 1}, "rise from 0.001 to min_lr 1", "choose a min_lr of at most 0.001"),
+        ({"min_lr": 1}, "rise from 0.002 to min_lr 1", "choose a min_lr of at most 0.002"),
         ({"decay_steps": 50}, "a warm-up of 100 steps is longer", "a warmup of at most 50"),
         ({"preset": "finetune"}, "the preset finetune needs weights", "--init RUN_OR_WEIGHTS"),
         ({"resume": "a", "init": "b"}, "--resume goes on with a run", "leave one of them out"),

@@ -102,16 +102,18 @@ def test_a_run_means_its_checkpoint(results: Path, run: str) -> None:
     assert path.sha256 == found.sha256
 
 
-def test_last_means_the_newest_run(results: Path) -> None:
-    shutil.rmtree(results / "20260102-000000-gpt2-bbbb")
-    assert weights.resolve("last", results, {}).directory.name == "checkpoint"
+def test_last_means_the_newest_run_that_has_one(results: Path) -> None:
+    found = weights.resolve("last", results, {}).directory
+    assert found == results / "20260101-000000-char-aaaa" / "checkpoint"
+    shutil.rmtree(found)
+    with pytest.raises(UsageFault, match="no checkpoint 'last'"):
+        weights.resolve("last", results, {})
 
 
 @pytest.mark.parametrize(
     ("named", "words"),
     [
         ("gpt2", "20260102-000000-gpt2-bbbb has no checkpoint"),
-        ("last", "20260102-000000-gpt2-bbbb has no checkpoint"),
         ("nothing", "no checkpoint 'nothing': it is neither a directory nor a run"),
         ("2026", "'2026' fits 2 runs"),
         ("/no/such/place", "no checkpoint '/no/such/place'"),
