@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench import training
+from bench import jobs, training
 from bench.catalog import OUTCOME_FILE, SCRATCH_DIR
 from bench.errors import JobFailed, UsageFault
 from bench.host import curve, git, report, runs, stats
-from bench.host.console import job_progress
+from bench.host.console import ERR, job_progress
 from bench.host.engine.base import Ending, Engine, Launch
 from bench.host.interrupts import held
 from bench.host.runs import RunDirectory
@@ -65,19 +63,32 @@ def run(
     except KeyboardInterrupt:
         with held():
             _, path = _publish(directory, spec, engine, image, "interrupted by the user")
-        resume = f"; go on: invoke train --resume {path.name}" if spec.kind == "train" else ""
-        hint = f"what the job had done is kept in {path}{resume}"
+        hint = f"what the job had done is kept in {path}{_resume(path)}"
         raise JobFailed("interrupted", hint=hint) from None
-    except BaseException:
-        directory.discard()
+    except BaseException as error:
+        with held():
+            if training.settle(directory.path) is None:
+                directory.discard()
+            else:  # hours of training: whatever went wrong, they are kept
+                reason = f"{type(error).__name__}: {error}"
+                _publish(directory, spec, engine, image, reason)
         raise
     outcome = _outcome(directory)
-    if outcome and outcome.fault and outcome.fault.exit_code == UsageFault.exit_code:
+    impossible = outcome and outcome.fault and outcome.fault.exit_code == UsageFault.exit_code
+    if impossible and training.settle(directory.path) is None:
+        assert outcome is not None and outcome.fault is not None
         directory.discard()
         raise UsageFault(outcome.fault.message, hint=outcome.fault.hint)
     record, path = _publish(directory, spec, engine, image, _reason(ending, outcome))
     store.trim()
     return record, path
+
+
+def _resume(path: Path) -> str:
+    """How to go on with a published run, where it left something to go on with."""
+    if not (path / training.CHECKPOINT_DIR).is_dir():
+        return ""
+    return f"; go on: invoke train --resume {path}"
 
 
 def log_tail(path: Path) -> list[str]:
@@ -107,8 +118,9 @@ def _follow(
                     f"cannot write {directory.log}: {error.strerror}",
                     hint="free space, or name another directory: --out DIR",
                 ) from error
-            if on_text is not None and line.startswith(TEXT_LINE):
-                on_text(json.loads(line.removeprefix(TEXT_LINE)))
+            text = jobs.text_of(line)
+            if on_text is not None and text is not None:
+                on_text(text)
             else:
                 show(line)
 
@@ -189,8 +201,10 @@ def _publish(
     )
     training.settle(directory.path)
     if record.training and record.training.curve:
-        with contextlib.suppress(OSError):  # a picture is no reason to lose the record
+        try:
             curve.write(record.training, directory.path / training.LOSS_CURVE)
+        except Exception as error:  # a picture is no reason to lose the record
+            ERR.print(f"no loss curve was drawn: {error}", markup=False)
     (directory.path / OUTCOME_FILE).unlink(missing_ok=True)
     (directory.path / f"{OUTCOME_FILE}.partial").unlink(missing_ok=True)
     shutil.rmtree(directory.path / SCRATCH_DIR, ignore_errors=True)  # a killed job could not

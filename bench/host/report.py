@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 
 from rich import box
@@ -11,7 +12,7 @@ from rich.table import Table
 from bench.account import Generation
 from bench.catalog import AFTER, BEFORE
 from bench.host import stats
-from bench.record import Parity, Result, RunRecord
+from bench.record import Latency, Parity, Result, RunRecord
 from bench.training import Training
 
 _TTFT = "TTFT ms"
@@ -236,7 +237,7 @@ def _row(result: Result, base: float | None) -> Row:
     first = f"{result.ttft_ms.median:.2f}" if result.ttft_ms else _NO_VALUE
     figures = (first, result.status, *[_NO_VALUE] * 3)
     if latency:
-        times = (latency.median, latency.p10, latency.p90)
+        times = (_middle(latency), latency.p10, latency.p90)
         figures = (first, *(f"{ms:.2f}" for ms in times), str(len(latency.samples)))
     cached = "*" if result.compile_cached else ""
     cells = (
@@ -244,7 +245,7 @@ def _row(result: Result, base: float | None) -> Row:
         _ROLE.get(result.backend, "peer" if result.backend.startswith("torch") else ""),
         *figures,
         _number(result.tokens_per_s, ".0f"),
-        f"{base / latency.median:.2f}x" if latency and base else _NO_VALUE,
+        f"{base / _middle(latency):.2f}x" if latency and base else _NO_VALUE,
         _number(result.compile_s, ".1f") + cached,
         _number(result.peak_memory_mib, ".0f"),
         *_parity_cells(result.parity),
@@ -268,7 +269,12 @@ def _order(result: Result) -> tuple[int, float]:
 
 
 def _median(result: Result | None) -> float | None:
-    return result.latency_ms.median if result and result.latency_ms else None
+    return _middle(result.latency_ms) if result and result.latency_ms else None
+
+
+def _middle(latency: Latency) -> float:
+    """The median of the rounds' medians: a round with more samples weighs no more."""
+    return statistics.median(stats.round_medians(latency.samples, latency.process))
 
 
 def _number(value: float | None, form: str) -> str:

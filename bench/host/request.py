@@ -1,4 +1,4 @@
-"""What the user typed to a validated JobSpec or BuildRequest; errors say what to type instead."""
+"""What the user typed to a validated spec or BuildRequest; errors say what to type instead."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def job(weights: str | None, results: Path, **options: Any) -> Request:
         return Request(spec_from(**options))
     found = checkpoints.resolve(weights, results, os.environ)
     model = options.pop("model")
-    if model in MODELS and MODELS[model] != found.geometry:
+    if model is not None and MODELS.get(model) != found.geometry:
         raise UsageFault(
             f"--model {model} is not the geometry of {found.source}: {vars(found.geometry)}",
             hint="leave --model out: the weights bring their own",

@@ -24,6 +24,7 @@ from bench.host import caller
 from bench.host import owner as owners
 from bench.jobs import AnySpec
 from bench.record import SCHEMA_VERSION, JobSpec, RunRecord
+from bench.training import CHECKPOINT_DIR, TrainSpec
 
 PARTIAL = ".partial"
 RECORD = "record.json"
@@ -63,6 +64,11 @@ class RunDirectory:
                     os.chown(self.path.parent, *owner)
             self.path.rename(published)
         except OSError as error:
+            if (self.path / CHECKPOINT_DIR).is_dir():  # hours of training are not thrown away
+                raise UsageFault(
+                    f"cannot publish the run in {self.path}: {error.strerror or error}",
+                    hint=f"its checkpoint is kept: invoke train --resume {self.path}",
+                ) from error
             self.discard()
             raise _cannot_write(self.path.parent, error) from error
         return published
@@ -99,6 +105,12 @@ def create(out: Path, spec: AnySpec) -> RunDirectory:
 
 def needed_mib(spec: AnySpec) -> int:
     """The free space a run wants: its own files, and the float64 reference while it runs."""
+    if isinstance(spec, TrainSpec):
+        # Two checkpoints at a time, each of the weights and AdamW's two moments, in float32.
+        vocabulary = 50_257 if spec.init_sha256 else 1_024
+        blocks = 12 * spec.n_layer * spec.n_embd**2
+        weights = blocks + (vocabulary + spec.block_size) * spec.n_embd
+        return _RECORD_MIB + 2 * 3 * 4 * weights // 2**20
     if not isinstance(spec, JobSpec) or spec.kind == "compile":
         return _RECORD_MIB
     rows = GATED_STEPS + 1 if spec.mode == "decode" else spec.seq_len

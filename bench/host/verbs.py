@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import training
 from bench.catalog import STORE_VARIABLE
 from bench.errors import BenchError, JobFailed, UsageFault
 from bench.host import base_image as base_images
@@ -183,6 +184,10 @@ def clean(out: Path, *, images: bool) -> None:
     freed = Store.of(os.environ).clear()
     OUT.print(f"artefact store: {freed / GIB:.2f} GiB freed")
     for path in runs.stale(out):
+        if training.settle(path) is not None:
+            kept = f"kept, for its checkpoint: invoke train --resume {path}"
+            OUT.print(kept, markup=False, soft_wrap=True)
+            continue
         runs.remove_stale(path)
         OUT.print(f"abandoned run removed: {path.name}", markup=False)
     try:

@@ -14,10 +14,10 @@ from bench.job import runner
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.job",
-        description="Run one compile or benchmark job. On the host, `invoke bench` writes the "
-        "spec, calls this, and gathers what it leaves beside the spec: outcome.json.",
+        description="Run one job. On the host, `invoke bench`, `train` and their like write the "
+        "spec, call this, and gather what it leaves beside the spec: outcome.json.",
     )
-    parser.add_argument("spec", type=Path, help="a JobSpec as JSON (see docs/record.schema.json)")
+    parser.add_argument("spec", type=Path, help="a spec as JSON (bench/jobs.py)")
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _stop)  # so that the running step is ended too
     outcome = runner.run(arguments.spec.resolve())

@@ -21,8 +21,9 @@ from bench.jobs import AnySpec
 from bench.limits import available_cores
 from bench.record import Fault, JobOutcome, JobSpec, Result, StepReport
 
-# Fits what a container is given as its last seconds before it is killed.
-_STOP_S = 5
+# Fits what a container is given as its last seconds before it is killed; training has a checkpoint
+# to write in them.
+_STOP_S = 8
 
 
 def run(spec_path: Path) -> JobOutcome:
@@ -104,7 +105,7 @@ def _other(
         report = _step(name, spec_path, spec, scratch)
     except BaseException:
         # Being stopped is how a training may well end: what it has is in its report.
-        left = scratch / f"{name}.json"
+        left = scratch / f"{name}.json"  # published by one rename, so whole or not there
         if left.is_file():
             report = StepReport.model_validate_json(left.read_bytes())
             _write(directory, _joined(outcome, report))

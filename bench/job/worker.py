@@ -61,7 +61,9 @@ def main(argv: list[str]) -> int:
     except Exception as error:  # a backend may raise anything; the log has the traceback
         traceback.print_exc()
         report = StepReport(fault=Fault(message=f"{type(error).__name__}: {_first_line(error)}"))
-    (out / f"{step}.json").write_text(report.model_dump_json())
+    partial = out / f"{step}.partial"
+    partial.write_text(report.model_dump_json())
+    partial.rename(out / f"{step}.json")
     return 0
 
 

@@ -13,11 +13,16 @@ from invoke import Exit, task
 
 from bench.errors import BenchError
 from bench.host import interrupts
+from bench.host.report import plain
 
 
 def _stop(message: str, hint: str | None, code: int) -> Exit:
-    """What Invoke ends the program by, after these words on standard error."""
-    return Exit(f"error: {message}" + (f"\nhint: {hint}" if hint else ""), code)
+    """What Invoke ends the program by, after these words on standard error.
+
+    They may quote a file or a log from anywhere, and a terminal obeys control characters.
+    """
+    said = f"error: {message}" + (f"\nhint: {hint}" if hint else "")
+    return Exit("".join(c if c in "\n\t" else plain(c) for c in said), code)
 
 
 def verb(

@@ -12,7 +12,9 @@ from bench.host import launch, runs
 from bench.host.engine.base import Ending, Launch, OnLine
 from bench.host.engine.fake import FakeEngine, Script
 from bench.host.store import Store
+from bench.jobs import TEXT_LINE
 from bench.record import Fault, JobOutcome, JobSpec, Result
+from bench.training import PRESETS, TrainSpec
 from tests.unit.samples import environment, result
 
 SPEC = JobSpec(model="gpt-nano", backends=("tvm-none", "tvm-optimized"))
@@ -186,3 +188,81 @@ def test_a_disk_that_fills_up_under_the_log_is_an_error_not_a_crash(
     with pytest.raises(UsageFault, match="No space left"):
         run(tmp_path, script)
     assert not (tmp_path / "out").exists()
+
+
+TRAINING = TrainSpec(
+    **PRESETS["char-tiny"].model_dump(),
+    preset="char-tiny",
+    model="char-tiny",
+    text="a",
+    text_sha256="0" * 64,
+)
+
+
+def with_checkpoint(at: Launch) -> None:
+    (at.run_dir / "checkpoint").mkdir()
+    (at.run_dir / "checkpoint" / "state.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    "error", [UsageFault("cannot write job.log: No space left"), RuntimeError("the engine left")]
+)
+def test_hours_of_training_outlive_whatever_goes_wrong(tmp_path: Path, error: Exception) -> None:
+    def script(at: Launch, on_line: OnLine) -> Ending:
+        with_checkpoint(at)
+        raise error
+
+    with pytest.raises(type(error)):
+        launch.run(
+            TRAINING, FakeEngine(script), None, tmp_path / "out", store(tmp_path),
+            inputs={"text": tmp_path},
+        )  # fmt: skip
+    path = only(tmp_path / "out")
+    assert (path / "checkpoint" / "state.json").is_file()
+    record = runs.read_record(path / "record.json")
+    assert record.status == "failed" and str(error) in str(record.reason)
+
+
+def test_a_run_that_cannot_be_published_keeps_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(at: Launch, on_line: OnLine) -> Ending:
+        with_checkpoint(at)
+        hand_back(at)
+        return Ending("exited", exit_code=0)
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    engine = FakeEngine(script)
+    made = runs.create
+
+    def create(out: Path, spec: Any) -> runs.RunDirectory:
+        directory = made(out, spec)
+        monkeypatch.setattr(runs, "_write_durably", full)
+        return directory
+
+    monkeypatch.setattr(runs, "create", create)
+    with pytest.raises(UsageFault, match="No space left") as caught:
+        launch.run(
+            TRAINING, engine, None, tmp_path / "out", store(tmp_path), inputs={"text": tmp_path}
+        )
+    path = only(tmp_path / "out")
+    assert (path / "checkpoint" / "state.json").is_file()
+    assert str(path) in str(caught.value.hint)
+
+
+def test_text_is_told_from_the_log_and_nothing_else_is(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def script(at: Launch, on_line: OnLine) -> Ending:
+        for line in (f'{TEXT_LINE}"one"', f"{TEXT_LINE}and no JSON", f"{TEXT_LINE}[1]", "text x"):
+            on_line(line)
+        hand_back(at)
+        return Ending("exited", exit_code=0)
+
+    _, path = launch.run(
+        SPEC, FakeEngine(script), None, tmp_path / "out", store(tmp_path), on_text=said.append
+    )
+    assert said == ["one"]
+    assert len((path / "job.log").read_text().splitlines()) == 4

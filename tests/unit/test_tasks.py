@@ -157,12 +157,16 @@ def test_clean_removes_artefacts_and_abandoned_runs_but_no_results(
     kept = published(tmp_path)
     abandoned = runs.create(tmp_path, JobSpec()).path
     (abandoned / "owner").write_text("4194305:1")
+    training = runs.create(tmp_path, JobSpec()).path
+    (training / "owner").write_text("4194305:1")
+    (training / "checkpoint").mkdir()
     entry = store / "lib" / ("a" * 64)
     entry.mkdir(parents=True)
     (entry / "lib.so").write_bytes(b"x")
     done = invoke("clean", "--out", str(tmp_path), GPT_FRONTEND_STORE=str(store))
     assert done.returncode == 0
     assert kept.exists() and not abandoned.exists() and not entry.exists()
+    assert training.exists() and f"--resume {training}" in done.stdout
 
 
 def test_debug_shows_the_traceback() -> None:
@@ -191,3 +195,9 @@ def test_help_teaches_every_option() -> None:
         for option in shown:
             flag, *text = option.split()
             assert flag.startswith("--") and len(text) >= 2, f"{verb} {flag} is not explained"
+
+
+def test_what_an_error_quotes_is_shown_inert(tmp_path: Path) -> None:
+    done = invoke("show", "\x1b[31mred", "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr and "[31mred" in done.stderr
