@@ -50,6 +50,13 @@ def geometry(directory: Path) -> Geometry:
         return _gpt(config)
     if kind == "bert":
         return _bert(config)
+    if kind == "bigram":
+        raise UsageFault(
+            f"{config.path.parent} (model_type 'bigram') is a bigram, which has no attention to "
+            "compile: it can be trained and resumed only",
+            hint="go on with it: invoke train --resume RUN; or train a GPT: "
+            "invoke train --preset char-cpu",
+        )
     raise UsageFault(
         f"{config.path}: model_type {brief(kind)} has no geometry to load",
         hint="GPT-2 (gpt2) and BERT (bert) can be loaded",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bench.checkpoint import brief
 from bench.errors import UsageFault
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ Positive = Annotated[float, Field(gt=0)]
 AtLeastZero = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# It becomes a part of the run directory's name, so it leads nowhere else.
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+_LONGEST_NAME = 1000  # characters of a text's name: longer than a file's, and than most addresses
 
 
 class _Record(BaseModel):
@@ -121,6 +126,8 @@ class TrainSpec(Hyperparameters):
     ``text`` is the text's name for people (a file's name or a URL) and ``text_sha256`` what it
     must be; ``model`` names the model for people. ``init_sha256`` and ``resume_sha256`` are the
     digests of the checkpoints that training begins with or goes on from.
+
+    A resumed run's spec comes from its state.json, which anyone may have written.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -128,7 +135,7 @@ class TrainSpec(Hyperparameters):
     schema_version: Literal[1] = 1
     kind: Literal["train"] = "train"
     preset: str
-    model: str
+    model: ModelName
     text: str
     text_sha256: Sha256
     init_sha256: Sha256 | None = None
@@ -143,8 +150,14 @@ class TrainSpec(Hyperparameters):
     @classmethod
     def _known_preset(cls, value: str) -> str:
         if value not in PRESETS:
-            raise ValueError(f"unknown preset '{value}'; choose one of: {', '.join(PRESETS)}")
+            raise ValueError(f"unknown preset {brief(value)}; choose one of: {', '.join(PRESETS)}")
         return value
+
+    @field_validator("text")
+    @classmethod
+    def _inert_text(cls, value: str) -> str:
+        # Not refused: the name of a file may hold anything, and it is for people alone.
+        return _inert(value)
 
     @model_validator(mode="after")
     def _fits(self) -> TrainSpec:
@@ -318,9 +331,15 @@ def read_state(checkpoint: Path) -> State:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UsageFault(
-            f"{path} is damaged: {place + ': ' if place else ''}{first['msg']}",
+            f"{path} is damaged: {_inert(place + ': ' if place else '')}{_inert(first['msg'])}",
             hint="resume another run, or begin anew",
         ) from error
+
+
+def _inert(text: str) -> str:
+    """A foreign text for messages and records: nothing that a terminal obeys, and not long."""
+    shown = "".join(one if one.isprintable() else "?" for one in text[: _LONGEST_NAME + 1])
+    return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 1]}…"
 
 
 def settle(run_dir: Path) -> Path | None:

@@ -48,7 +48,8 @@ class Blocks:
                 raise UsageFault(
                     f"the text is too short: {len(tokens)} tokens, of which the {name} split has "
                     f"{len(split)}; a block of {block_size} needs {block_size + 1}",
-                    hint="a longer text: --text FILE, or a shorter block: --block-size N",
+                    hint="a longer text: --text FILE; or a model trained with a shorter block: "
+                    "invoke train --block-size N",
                 )
         return blocks
 

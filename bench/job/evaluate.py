@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 
 from bench.account import Evaluation
 from bench.catalog import input_variable
-from bench.errors import UsageFault
+from bench.errors import JobFailed, UsageFault
 from bench.generation import EvaluateSpec
 from bench.job import backends, driver, generate, models, progress, text, tokenizer, weights
 from bench.job.backends.base import Program
@@ -22,6 +23,7 @@ from bench.job.blocks import Blocks
 
 FORWARD = "forward"
 BATCH = 8
+_MOST_LOSS = math.log(sys.float_info.max)  # a larger one has no finite perplexity
 
 
 def run(backend: str, spec: EvaluateSpec) -> Evaluation:
@@ -30,6 +32,7 @@ def run(backend: str, spec: EvaluateSpec) -> Evaluation:
     Raises:
         UsageFault: the text is not the one named, has characters that the model does not know, or
             is too short for one block.
+        JobFailed: the loss is not finite, or too large for a perplexity.
     """
     if backend.startswith("tvm"):
         driver.ensure()  # before anything imports tvm
@@ -55,6 +58,12 @@ def run(backend: str, spec: EvaluateSpec) -> Evaluation:
         total += float(losses) * targets.numel()
         count += targets.numel()
     loss = total / count
+    if not loss < _MOST_LOSS:  # NaN too
+        raise JobFailed(
+            f"the loss is {loss:g} nats a token, which has no finite perplexity",
+            hint="see whether every backend says so: invoke bench --weights with the same "
+            "checkpoint; where all do, its weights are too large for float32",
+        )
     return Evaluation(
         backend=backend,
         split="validation",

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bench.account import Generation
-from bench.errors import UsageFault
+from bench.errors import JobFailed, UsageFault
 from bench.generation import EvaluateSpec, GenerateSpec
 from bench.job import backends, decoder, driver, models, progress, tokenizer, weights
 from bench.job.backends.base import Ready
@@ -37,6 +37,7 @@ def run(spec: GenerateSpec) -> Generation:
     Raises:
         UsageFault: the prompt has characters that the model does not know, or the backend
             cannot run here.
+        JobFailed: the backend gives logits that are not finite.
     """
     if spec.backend.startswith("tvm"):
         driver.ensure()  # before anything imports tvm
@@ -45,7 +46,14 @@ def run(spec: GenerateSpec) -> Generation:
     model = weights.load_gpt(directory)
     prompt = words.encode(spec.prompt) if spec.prompt else [0]
     _check(prompt, spec)
-    plan = Plan.of(len(prompt), spec.tokens, spec.geometry.block_size)
+    block = spec.geometry.block_size
+    if len(prompt) > block:
+        print(
+            f"note: the prompt has {len(prompt)} tokens, the block {block}: the model sees its "
+            f"last {block} only",
+            flush=True,
+        )
+    plan = Plan.of(len(prompt), spec.tokens, block)
     prepared = backends.load(spec.backend).prepare(
         job_spec(spec, spec.backend), decoder.programs(model, 1, plan.bucket, plan.capacity)
     )
@@ -55,7 +63,7 @@ def run(spec: GenerateSpec) -> Generation:
     times: list[float] = []
     begin = time.perf_counter()
     told = begin
-    for token in _tokens(spec, prompt, plan, machine, ready):
+    for token in _tokens(spec, prompt, plan, machine, ready, words.vocab_size):
         now = time.perf_counter()
         times.append((now - begin) * 1e3)
         begin = now
@@ -102,9 +110,9 @@ def _power_of_two(least: int) -> int:
 
 
 def _tokens(
-    spec: GenerateSpec, prompt: list[int], plan: Plan, machine: Decoder, ready: Ready
+    spec: GenerateSpec, prompt: list[int], plan: Plan, machine: Decoder, ready: Ready, known: int
 ) -> Iterator[int]:
-    """The new tokens, one by one."""
+    """The new tokens, one by one, each below ``known``, the number of the tokenizer's tokens."""
     ids = list(prompt)
     sampler = torch.Generator().manual_seed(spec.seed)
     for index in range(spec.tokens):
@@ -114,7 +122,9 @@ def _tokens(
             window = ids[-plan.bucket :]
             padded = window + [0] * (plan.bucket - len(window))
             logits = machine.prefill(torch.tensor([padded]), len(window))
-        ids.append(choose(_row(ready, logits), spec.temperature, spec.top_k, sampler))
+        # A vocabulary that was rounded up has places in the table that stand for no text.
+        row = _row(ready, logits)[:known]
+        ids.append(choose(row, spec.temperature, spec.top_k, sampler))
         yield ids[-1]
 
 
@@ -124,10 +134,21 @@ def choose(
     """The next token by its logits (V,): the largest at temperature 0, else drawn.
 
     ``top_k`` leaves only so many of the largest to draw from.
+
+    Raises:
+        JobFailed: a logit is NaN or infinite.
     """
+    if not bool(torch.isfinite(logits).all()):
+        raise JobFailed(
+            "the logits are not finite numbers: no token can be chosen by them",
+            hint="see whether every backend says so: invoke bench --weights with the same "
+            "checkpoint; where all do, its weights are too large for float32",
+        )
     if temperature == 0:
         return int(torch.argmax(logits))
-    scaled = logits.double() / temperature
+    wide = logits.double()
+    # The largest stays 0 whatever it is divided by; the others may become -inf, which is no harm.
+    scaled = (wide - wide.max()) / temperature
     if top_k is not None and top_k < len(scaled):
         least = torch.topk(scaled, top_k).values[-1]
         scaled = scaled.masked_fill(scaled < least, float("-inf"))

@@ -1,8 +1,8 @@
 """The float64 reference that every backend is gated against, and the gate itself.
 
-The reference runs layer by layer: one block at a time is widened to float64 and dropped again,
-so that a model too big to hold twice has a reference too. Its logits are written to disk as
-memory-mapped arrays, one for every gated call.
+Of a GPT it runs layer by layer: one block at a time is widened to float64 and dropped again, so
+that a model too big to hold twice has a reference too. A BERT is widened whole. The logits are
+written to disk as memory-mapped arrays, one for every gated call.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bench.catalog import DECODE_STEPS, GATED_CALLS, GATED_STEPS
+from bench.catalog import DECODE_STEPS, GATED_CALLS, GATED_STEPS, BertConfig
 from bench.job import gpt
 from bench.job.models import Model
 from bench.record import JobSpec, Parity
 
 NAME = "float64, layer by layer"
+NAME_WHOLE = "float64"
 # Largest |error| allowed, over the largest |reference logit|. float32 rounding through GPT-2's
 # twelve layers gives some 2e-6, polynomial exp and tanh no more; the wrong GELU gives 3e-4. The
 # 16-bit types round the weights too, to 8 and 11 binary digits: their tolerances stand for that.
@@ -120,11 +121,11 @@ def gate(
             largest = max(largest, float(np.max(np.abs(row_want))))
             agreed += int(np.argmax(row_got) == np.argmax(row_want))
             total += 1
-    relative = worst_abs / largest
+    relative = _relative(worst_abs, largest)
     tolerance = TOLERANCE[spec.dtype]
     top1 = agreed / total
     return Parity(
-        reference=NAME,
+        reference=NAME_WHOLE if isinstance(spec.geometry, BertConfig) else NAME,
         max_abs_err=_finite(worst_abs),
         max_rel_err=_finite(relative),
         top1_agreement=top1,
@@ -132,6 +133,13 @@ def gate(
         tolerance=tolerance,
         calls=calls,
     )
+
+
+def _relative(worst: float, largest: float) -> float:
+    """The largest error as a share of the largest logit; of logits that are all 0, none is one."""
+    if largest == 0:
+        return 0.0 if worst == 0 else float("inf")
+    return worst / largest
 
 
 def _finite(value: float) -> float | None:

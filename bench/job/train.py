@@ -42,8 +42,9 @@ def run(spec: TrainSpec, directory: Path) -> Training:
     """Train as ``spec`` says; write ``checkpoint/`` and ``loss.csv`` into ``directory``.
 
     The inputs ``text``, ``init`` and ``resume`` are found where their variables say. SIGINT and
-    SIGTERM end it after the step that is under way, with a checkpoint of that step. A loss that
-    is not a finite number ends it too; the last checkpoint stays as it was.
+    SIGTERM end it after the step that is under way, with a checkpoint of that step. A loss, a
+    gradient or a weight that is not a finite number ends it too; the last checkpoint stays as it
+    was.
 
     Raises:
         UsageFault: the text, the device or a checkpoint cannot be used for this; nothing was
@@ -75,7 +76,7 @@ def run(spec: TrainSpec, directory: Path) -> Training:
 
 
 class _NotFinite(Exception):
-    """A loss or a gradient is no finite number; the message says which."""
+    """A loss, a gradient or a weight is no finite number; the message says which."""
 
 
 class _Run:
@@ -112,9 +113,9 @@ class _Run:
         stopped: Stopped = "finished"
         reason = None
         full: tuple[float, int] | None = None
-        if self.begun.state is not None:
-            self._save()  # what happens next, this run has a checkpoint
         try:
+            if self.begun.state is not None:
+                self._save()  # whatever happens next, this run has a checkpoint
             while True:
                 if self._due():
                     self._evaluate()
@@ -227,6 +228,16 @@ class _Run:
         return pair[0].to(self.device), pair[1].to(self.device)
 
     def _save(self) -> None:
+        """Replace the checkpoint by one of this step.
+
+        Raises:
+            _NotFinite: a weight is no finite number. No loss need have told: a run that is asked
+                to stop evaluates nothing, and a batch need not meet every row of a table.
+            JobFailed: the disk is full, and there is a checkpoint before this one.
+        """
+        for name, parameter in self.model.named_parameters():
+            if not bool(parameter.detach().isfinite().all()):
+                raise _NotFinite(f"the parameter {name} is not finite")
         try:
             position = saved.Position(self.spec, self.step, self.curve, self._elapsed_s())
             saved.write(self.directory, self.model, self.optimizer, self.begun.files, position)

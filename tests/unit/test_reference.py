@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.catalog import GATED_CALLS
-from bench.job import gpt, reference
-from bench.record import JobSpec
+from bench.catalog import GATED_CALLS, BertConfig
+from bench.job import bert, gpt, reference
+from bench.record import JobSpec, Weights
 
 SPEC = JobSpec(model="gpt-nano", batch_size=2, seq_len=9, seed=3)
 LogitsOf = Callable[[torch.Tensor], np.ndarray]
@@ -47,6 +47,32 @@ def test_pytorch_in_float32_passes(written: Path) -> None:
     assert parity.calls == 3
     assert parity.max_abs_err is not None and 0 < parity.max_abs_err < 1e-4
     assert parity.top1_agreement == 1.0
+    assert parity.reference == "float64, layer by layer"
+
+
+def test_a_bert_is_widened_whole_and_the_reference_says_so(tmp_path: Path) -> None:
+    config = BertConfig(n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=37)
+    spec = JobSpec(
+        model="custom", mode="encode", seq_len=9, weights=Weights.of("here", "0" * 64, config)
+    )
+    model = bert.build(config, 3)
+    reference.write(spec, model, tmp_path)
+    parity = reference.gate(spec, lambda tokens: np.asarray(model(tokens)), tmp_path)
+    assert parity.passed
+    assert parity.reference == "float64"
+
+
+@pytest.mark.parametrize(("given", "passed"), [(0.0, True), (1e-30, False), (np.nan, False)])
+def test_logits_that_are_all_zero_have_no_error_allowed(
+    tmp_path: Path, given: float, passed: bool
+) -> None:
+    model = gpt.build(gpt.preset(SPEC.model), SPEC.seed)
+    with torch.no_grad():
+        model.wte.weight.zero_()
+    reference.write(SPEC, model, tmp_path)
+    parity = reference.gate(SPEC, lambda tokens: np.asarray(model(tokens)) + given, tmp_path)
+    assert parity.passed is passed
+    assert parity.max_rel_err == (0.0 if passed else None)
 
 
 def test_every_call_has_fresh_inputs() -> None:

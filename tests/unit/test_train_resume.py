@@ -150,53 +150,6 @@ def test_it_trains_outside_the_main_thread_too(jobs: Jobs) -> None:
     assert [one.stopped for one in found] == ["finished"]
 
 
-def poison(model: torch.nn.Module) -> None:
-    with torch.no_grad():
-        next(model.parameters()).fill_(float("nan"))
-
-
-@pytest.mark.parametrize(
-    ("updates", "step", "kept", "what"),
-    [(6, 6, 4, "the loss is nan"), (8, 8, 4, "the loss of an evaluation is nan")],
-)
-def test_a_loss_that_is_no_number_stops_it_and_keeps_the_last_good_checkpoint(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, updates: int, step: int, kept: int, what: str
-) -> None:
-    After(monkeypatch, updates, poison)
-    done, directory = jobs.run(spec())
-    assert done.stopped == "not finite"
-    assert done.reason == f"{what} at step {step}: the checkpoint of step {kept} is kept"
-    state = read_state(directory / "checkpoint")
-    assert state.step == kept == done.checkpoint_step
-    assert done.checkpoint_sha256 == checkpoint.digest(directory / "checkpoint")
-    assert [point.step for point in done.curve] == [0, 4]
-
-
-def test_a_gradient_that_is_no_number_stops_it_before_it_is_applied(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clip = torch.nn.utils.clip_grad_norm_
-    calls = []
-
-    def endless(parameters: Any, most: float) -> torch.Tensor:
-        calls.append(most)
-        return torch.tensor(float("inf")) if len(calls) == 3 else clip(parameters, most)
-
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", endless)
-    done, _ = jobs.run(spec())
-    assert done.stopped == "not finite"
-    assert str(done.reason).startswith("the gradient's norm is inf at step 2: the checkpoint of")
-
-
-def test_a_learning_rate_that_is_far_too_high_is_stopped(jobs: Jobs) -> None:
-    done, directory = jobs.run(
-        spec(learning_rate=1000, min_lr=1000, warmup=0, steps=40, decay_steps=40, eval_every=40)
-    )
-    assert done.stopped == "not finite"
-    assert done.steps_done < 40
-    assert read_state(directory / "checkpoint").step == 0
-
-
 def test_other_hyperparameters_are_refused_each_with_both_values(jobs: Jobs) -> None:
     _, directory = jobs.run(spec(steps=4))
     with pytest.raises(UsageFault) as caught:

@@ -144,12 +144,16 @@ def load(library: Path, params: Parameters) -> Loaded:
 
 
 def sources_digest() -> str:
-    """The sha256 of everything in this project that decides what code comes out."""
+    """The sha256 of everything in this project that decides what code and parameters come out."""
     job = Path(__file__).resolve().parent.parent
     models = [job / name for name in ("gpt.py", "cached.py", "bert.py")]
-    files = sorted([*(job / "compile").rglob("*.py"), *models])
+    # Stored beside the code are the parameters, and these read them from a checkpoint.
+    loaders = [job / "weights.py", job / "tensors.py", job.parent / "checkpoint.py"]
+    files = sorted([*(job / "compile").rglob("*.py"), *models, *loaders])
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(job).as_posix()}\0{file.stat().st_size}\0".encode())
+        digest.update(
+            f"{file.relative_to(job.parent).as_posix()}\0{file.stat().st_size}\0".encode()
+        )
         digest.update(file.read_bytes())
     return digest.hexdigest()
