@@ -189,6 +189,9 @@ def _fill(
     )
     (partial / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n")
     for path in partial.iterdir():
+        # safetensors makes files that only their owner reads; a container that goes on with the run
+        # may be another.
+        path.chmod(0o644)
         _to_disk(path)
 
 

@@ -95,6 +95,8 @@ def test_ctrl_c_publishes_what_is_done_and_resume_goes_on_from_there(
     assert part.stopped == "interrupted"
     assert str(part.reason).startswith(f"stopped by SIGTERM at step {state.step} of 100000")
     assert part.steps_done == part.checkpoint_step == state.step >= 5
+    # Read by whoever the container is that goes on with it.
+    assert all(file.stat().st_mode & 0o777 == 0o644 for file in (path / "checkpoint").iterdir())
     assert [point.step for point in part.curve][:2] == [0, 5]
     assert part.curve == state.curve
     table = (path / LOSS_TABLE).read_text().splitlines()
