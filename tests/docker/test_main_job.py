@@ -120,8 +120,10 @@ def comparable(record: RunRecord) -> dict[str, object]:
     """The record without engine, image, environment, timings and the rounding of errors."""
     whole = record.model_dump(exclude={"run_id", "engine", "image", "environment"})
     for row in whole["results"]:
-        for measured in ("latency_ms", "tokens_per_s", "compile_s", "peak_memory_mib"):
+        timed = ("latency_ms", "ttft_ms", "tokens_per_s", "compile_s", "peak_memory_mib")
+        for measured in (*timed, "warmup_calls"):
             row[measured] = row[measured] is not None
+        del row["unstable"]  # what the machine did meanwhile
         row["parity"] = {k: row["parity"][k] for k in ("reference", "passed", "top1_agreement")}
         # The address of an artefact holds torch's build, which the two may not share.
         row["artefact"] = row["artefact"] is not None
