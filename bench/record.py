@@ -24,6 +24,8 @@ from bench.catalog import (
     Geometry,
     GPTConfig,
 )
+from bench.operators import OperatorProfile
+from bench.roofline import Energy, Peak, Roofline
 from bench.system import SystemState
 from bench.training import Training
 
@@ -86,6 +88,12 @@ class RecordedSpec(_Record):
         default=1, description="fresh processes per backend, interleaved: A B C A B C ..."
     )
     threads: Count | None = Field(default=None, description="null takes every core the job sees")
+    pin: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        default=None, min_length=1, description="run on these cores alone; null pins nothing"
+    )
+    operators: Literal["none", "table", "trace"] = Field(
+        default="none", description="profile some calls after the timed ones; trace keeps each"
+    )
     cuda_arch: str | None = Field(
         default=None, pattern=r"^sm_\d{2,3}a?$", description="null asks the GPU itself"
     )
@@ -248,7 +256,8 @@ class Result(_Record):
     ``tokens_per_s`` counts the tokens that are new.
     ``peak_memory_mib`` is the peak resident memory of the backend's process on the host,
     compiling included; ``compile_cached`` tells that ``compile_s`` is from the run that
-    compiled. ``warmup_calls`` has the calls thrown away before sampling, a number for each
+    compiled. ``operators`` says where the time of a call goes, ``roofline`` how near it comes to what
+    the machine can do. ``warmup_calls`` has the calls thrown away before sampling, a number for each
     process; ``unstable`` says why the figures should not be quoted, if so.
     """
 
@@ -271,6 +280,9 @@ class Result(_Record):
     threads: int | None = None
     target: dict[str, Any] | None = None
     artefact: str | None = None
+    roofline: Roofline | None = None
+    energy: Energy | None = None
+    operators: OperatorProfile | None = None
     warmup_calls: list[int] | None = None
     unstable: list[str] = []
 
@@ -322,6 +334,7 @@ class Environment(_Record):
     tvm_library: TvmLibrary | None = None
     before: SystemState | None = None
     after: SystemState | None = None
+    peak: Peak | None = None
 
 
 class Fault(_Record):
