@@ -256,8 +256,8 @@ class Result(_Record):
     ``tokens_per_s`` counts the tokens that are new.
     ``peak_memory_mib`` is the peak resident memory of the backend's process on the host,
     compiling included; ``compile_cached`` tells that ``compile_s`` is from the run that
-    compiled. ``operators`` says where a call's time goes, ``roofline`` how near it comes to what the
-    machine can do. ``warmup_calls`` has the calls thrown away before sampling, one number for
+    compiled. ``operators`` says where a call's time goes, ``roofline`` how near it comes to what
+    the machine can do. ``warmup_calls`` has the calls thrown away before sampling, one number for
     each process; ``unstable`` says why the figures should not be quoted, if so.
     """
 
