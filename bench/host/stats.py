@@ -8,12 +8,12 @@ docs/statistics.md has the reasons in plain words.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 from bench import trend
@@ -21,6 +21,7 @@ from bench.errors import UsageFault
 from bench.system import SystemState
 
 MIN_ROUNDS = 10  # fewer give no verdict
+_COUNTED = 100  # of more rounds, the distribution of ranks is approximated
 LEAST_EFFECT = 0.01  # a smaller one may be real, and is not worth a verdict
 CONFIDENCE = 0.95  # of a median
 RATIO_CONFIDENCE = 0.99  # of a ratio: one comparison in a hundred may mislead, before LEAST_EFFECT
@@ -52,13 +53,19 @@ class Interval:
 class Ratio:
     """Time of the new over time of the base: above 1 is slower. ``rounds`` are the pairs used.
 
-    A single pair has no spread to judge by: its bounds are 0 and infinity.
+    Fewer pairs than the confidence needs (eight for 99%) bound nothing: then the bounds are 0 and
+    infinity.
     """
 
     estimate: float
     low: float
     high: float
     rounds: int
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there were pairs enough for an interval."""
+        return self.high < math.inf
 
 
 def round_medians(samples: Sequence[float], process: Sequence[int] | None) -> list[float]:
@@ -115,15 +122,18 @@ def paired_ratio(
     """How much longer the new takes than the base, from the medians of their rounds.
 
     Round i of one is paired with round i of the other, which ran next to it, so that what slows
-    both falls out. The logarithms of the pairs' ratios get a t interval; the estimate is their
-    geometric mean. Rounds that one side lacks are left out.
+    both falls out. The interval is that of Wilcoxon's signed-rank test on the logarithms of the
+    pairs' ratios, the estimate that of Hodges and Lehmann: the median of the means of all two
+    of them. It asks no normal distribution of them, only that they lie alike on both sides, and
+    one round in a burst of somebody else's load does not stretch it, as it does a t interval.
+    Rounds that one side lacks are left out.
 
     Raises:
         UsageFault: there is no pair, or a median is not above zero.
-    """
-    # Takes a moment to import, and most verbs do without it.
-    from scipy import special
 
+    Source: J. L. Hodges, E. L. Lehmann, "Estimates of location based on rank tests", Annals of
+    Mathematical Statistics 34 (1963).
+    """
     pairs = list(zip(base, new, strict=False))
     if not pairs:
         raise UsageFault("there is no round that both sides have", hint="run them again")
@@ -133,12 +143,36 @@ def paired_ratio(
             hint="a call that takes no time was not measured: run it again",
         )
     logs = [math.log(after / before) for before, after in pairs]
-    middle, n = statistics.fmean(logs), len(logs)
-    if n == 1:
-        return Ratio(math.exp(middle), 0.0, math.inf, 1)
-    reach = float(special.stdtrit(n - 1, (1 + confidence) / 2))
-    reach *= statistics.stdev(logs) / math.sqrt(n)
-    return Ratio(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach), n)
+    means = sorted(
+        (one + other) / 2 for one, other in itertools.combinations_with_replacement(logs, 2)
+    )
+    middle, n = math.exp(statistics.median(means)), len(logs)
+    skipped = _outside(n, (1 - confidence) / 2)
+    if skipped is None:
+        return Ratio(middle, 0.0, math.inf, n)
+    return Ratio(middle, math.exp(means[skipped]), math.exp(means[-1 - skipped]), n)
+
+
+def _outside(n: int, tail: float) -> int | None:
+    """The greatest i for which the signed-rank sum of n values is at most i with a probability of
+    at most ``tail``: so many of the sorted means lie outside of the interval, on each side.
+
+    None where there is none.
+    """
+    if n > _COUNTED:  # it is as good as normal by then
+        from scipy import special  # takes a moment to import, and most verbs do without it
+
+        mean, variance = n * (n + 1) / 4, n * (n + 1) * (2 * n + 1) / 24
+        return math.floor(mean + float(special.ndtri(tail)) * math.sqrt(variance) - 0.5)
+    ways = [1]  # how many sets of the ranks 1 … n have each sum
+    for rank in range(1, n + 1):
+        longer = ways + [0] * rank
+        for total, count in enumerate(ways):
+            longer[total + rank] += count
+        ways = longer
+    at_most = itertools.accumulate(ways)
+    over = next(i for i, sets in enumerate(at_most) if sets > tail * 2**n)
+    return over - 1 if over else None
 
 
 def verdict(ratio: Ratio, least_effect: float = LEAST_EFFECT) -> Verdict:
@@ -213,7 +247,7 @@ def _drift(
     if len(points) == 1 and len(samples) >= 2 * _STRETCHES:
         n = len(samples)
         cuts = [n * i // _STRETCHES for i in range(_STRETCHES + 1)]
-        points = [statistics.median(samples[a:b]) for a, b in pairwise(cuts)]
+        points = [statistics.median(samples[a:b]) for a, b in itertools.pairwise(cuts)]
         of = "stretches of the only round"
     if len(points) < _FEW:
         return None

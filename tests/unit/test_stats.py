@@ -10,6 +10,7 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import wilcoxon  # type: ignore[import-untyped]
 
 from bench.errors import UsageFault
 from bench.host import stats
@@ -17,8 +18,6 @@ from bench.host.stats import Ratio
 
 TIMES = st.floats(min_value=1e-3, max_value=1e6)
 ROUNDS = st.lists(TIMES, min_size=2, max_size=30)
-# Of Student's distribution with 9 degrees of freedom, the 99.5th percentile, as tables print it.
-T_9 = 3.2498
 
 
 def test_a_round_is_what_one_process_took() -> None:
@@ -101,14 +100,52 @@ def test_the_interval_holds_its_estimate_and_lies_among_the_values(values: list[
     assert min(values) <= found.low <= found.estimate <= found.high <= max(values)
 
 
-def test_the_ratio_is_a_t_interval_of_the_logarithms() -> None:
-    logs = [0.01 * step for step in range(10)]
+def test_the_ratio_is_the_signed_rank_interval_of_the_logarithms() -> None:
+    logs = [0.01 * step * step for step in range(10)]
     found = stats.paired_ratio([100.0] * 10, [100.0 * math.exp(step) for step in logs])
-    reach = T_9 * statistics.stdev(logs) / math.sqrt(10)
+    means = sorted((logs[i] + logs[j]) / 2 for i in range(10) for j in range(i, 10))
     assert found.rounds == 10
-    assert math.log(found.estimate) == pytest.approx(0.045)
-    assert math.log(found.low) == pytest.approx(0.045 - reach, rel=1e-4)
-    assert math.log(found.high) == pytest.approx(0.045 + reach, rel=1e-4)
+    assert math.log(found.estimate) == pytest.approx(statistics.median(means))
+    # The critical value of ten pairs at 1%, two-sided, is 3 in every table.
+    assert math.log(found.low) == pytest.approx(means[3])
+    assert math.log(found.high) == pytest.approx(means[-4])
+
+
+@pytest.mark.parametrize(("n", "critical"), [(8, 0), (10, 3), (15, 15), (20, 37), (30, 109)])
+def test_critical_values_are_those_of_the_tables(n: int, critical: int) -> None:
+    assert stats._outside(n, 0.005) == critical  # Wilcoxon and Wilcox, 1964
+
+
+def test_the_approximation_joins_what_is_counted() -> None:
+    n = stats._COUNTED
+    counted, approximated = stats._outside(n, 0.005), stats._outside(n + 1, 0.005)
+    assert counted is not None and approximated is not None
+    # One more rank of a hundred moves the bound by half its size, less what the spread grows.
+    assert 0 < approximated - counted < n / 2
+
+
+def test_the_interval_agrees_with_scipys_test() -> None:
+    draw = random.Random(7)
+    for _ in range(50):
+        logs = [draw.gauss(0.02, 0.03) for _ in range(12)]
+        found = stats.paired_ratio([1.0] * 12, [math.exp(step) for step in logs])
+        excluded = found.low > 1 or found.high < 1
+        assert excluded == (wilcoxon(logs, method="exact").pvalue <= 0.01)
+
+
+def test_a_burst_in_one_round_does_not_hide_a_difference() -> None:
+    draw = random.Random(3)
+    base = [draw.gauss(100.0, 1.0) for _ in range(30)]
+    new = [draw.gauss(105.0, 1.0) for _ in range(30)]
+    new[4] /= 1.6
+    base[17] *= 1.7
+    assert stats.verdict(stats.paired_ratio(base, new)) == "slower"
+
+
+def test_fewer_pairs_than_the_confidence_needs_bound_nothing() -> None:
+    found = stats.paired_ratio([1.0] * 7, [2.0] * 7)
+    assert (found.low, found.high) == (0.0, math.inf)
+    assert found.estimate == pytest.approx(2.0)
 
 
 @given(ROUNDS, st.randoms(use_true_random=False))
@@ -117,7 +154,7 @@ def test_the_other_way_round_it_is_one_over(base: list[float], draw: random.Rand
     one, other = stats.paired_ratio(base, new), stats.paired_ratio(new, base)
     assert other.estimate == pytest.approx(1 / one.estimate)
     assert other.low == pytest.approx(1 / one.high)
-    assert other.high == pytest.approx(1 / one.low)
+    assert other.high == pytest.approx(1 / one.low if one.low else math.inf)
 
 
 @given(ROUNDS, st.randoms(use_true_random=False))
