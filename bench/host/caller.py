@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from bench.host import untrusted
+
 
 def sudo_caller(environ: Mapping[str, str]) -> tuple[int, int] | None:
     """(uid, gid) of who called sudo; None where this is not root through sudo."""
@@ -18,18 +20,18 @@ def sudo_caller(environ: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def give(path: Path, owner: tuple[int, int]) -> None:
-    """Make ``path`` and all below it ``owner``'s (uid, gid); links are not followed.
+    """Make ``path`` and all below it ``owner``'s (uid, gid); no link below it is followed.
 
-    Others may be at work in the tree: what vanishes meanwhile needs no owner.
+    Others may be at work in the tree: what vanishes meanwhile needs no owner, and a directory
+    that is a link by now leads nowhere.
     """
-    _chown(path, owner)
-    for parent, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            _chown(Path(parent, name), owner)
-
-
-def _chown(path: Path, owner: tuple[int, int]) -> None:
     with contextlib.suppress(FileNotFoundError):
-        now = path.lstat()
-        if (now.st_uid, now.st_gid) != owner:
-            os.chown(path, *owner, follow_symlinks=False)
+        status = path.stat()
+        if (status.st_uid, status.st_gid) != owner:
+            os.chown(path, *owner)
+        if not path.is_dir():
+            return
+        for entry in untrusted.walk(path):
+            if (entry.status.st_uid, entry.status.st_gid) != owner:
+                with contextlib.suppress(FileNotFoundError):
+                    os.chown(entry.name, *owner, dir_fd=entry.folder, follow_symlinks=False)

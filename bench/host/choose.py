@@ -96,6 +96,9 @@ def _docker(profile: str, base: str | None, gpu: bool, pins: Pins, named: str | 
     else:
         reference = ensure_image(profile, base, where, client, pins)
     why = f"engine at {where.url} ({where.source}), image {reference.tag}"
+    dead = docker.remove_abandoned(client)
+    if dead:
+        why += f"; removed what killed runs had left: {', '.join(dead)}"
     return Choice(docker.DockerEngine(client, reference.id), reference, why)
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from bench.catalog import GATED_CALLS, GATED_STEPS, SPEC_FILE
 from bench.errors import UsageFault
-from bench.host import caller
+from bench.host import caller, untrusted
 from bench.host import owner as owners
 from bench.jobs import AnySpec
 from bench.record import SCHEMA_VERSION, JobSpec, RunRecord
@@ -75,7 +75,7 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Leave nothing behind, not even the directory of runs where it was made for this one."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        untrusted.remove(self.path)
         if self.made_out:
             with contextlib.suppress(OSError):  # another run is in it
                 self.path.parent.rmdir()
@@ -199,7 +199,7 @@ def check_writable(out: Path, spec: AnySpec) -> None:
 
 def remove_stale(path: Path) -> None:
     """Remove an abandoned partial directory."""
-    shutil.rmtree(path, ignore_errors=True)
+    untrusted.remove(path)
 
 
 def stale(out: Path) -> Iterator[Path]:
@@ -208,8 +208,8 @@ def stale(out: Path) -> Iterator[Path]:
         return
     for path in sorted(out.glob(f"*{PARTIAL}")):
         try:
-            owner = (path / _OWNER).read_text()
-        except OSError:
+            owner = untrusted.read(path / _OWNER, 256).decode()
+        except (OSError, UnicodeDecodeError):
             owner = ""
         if not owners.alive(owner):
             yield path

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bench.catalog import STORE_VARIABLE
 from bench.errors import UsageFault
+from bench.host import untrusted
 
 DEFAULT_LIMIT_GIB = 20.0
 LIMIT_VARIABLE = "GPT_FRONTEND_STORE_GIB"
@@ -129,8 +130,8 @@ class Store:
 
     def _params_of(self, entry: Path) -> Path | None:
         try:
-            digest = json.loads((entry / "meta.json").read_text())["params"]
-        except (OSError, ValueError, KeyError, TypeError):
+            digest = json.loads(untrusted.read(entry / "meta.json", 2**20))["params"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return self.root / "params" / f"{digest}.safetensors"
 

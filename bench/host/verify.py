@@ -29,6 +29,7 @@ from bench.contract import (
     Findings,
 )
 from bench.errors import JobFailed, UsageFault
+from bench.host import untrusted
 from bench.host.engine.base import Launch
 from bench.host.engine.docker import DockerEngine
 from bench.host.engine.endpoint import engine_errors
@@ -212,7 +213,7 @@ def _ask(
         )
         ending = _ContractEngine(client, image).run(launch, on_line)
         try:
-            return Findings.model_validate_json((lent / FINDINGS_FILE).read_bytes())
+            return Findings.model_validate_json(untrusted.read(lent / FINDINGS_FILE, 2**24))
         except (OSError, ValidationError) as error:
             raise _no_findings(ending.reason(), tail) from error
 

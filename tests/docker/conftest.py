@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from bench.host import base_image, image, pins
 from bench.host.engine import endpoint as endpoints
 from bench.host.engine.endpoint import Endpoint
 from tests.conftest import cannot_run
+from tests.docker.cage import Cage, state
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -58,3 +60,11 @@ def built_image(endpoint: Endpoint, client: DockerClient, base_ref: str) -> imag
     """The cpu image of this checkout, found or built."""
     request = image.BuildRequest(profile="cpu")
     return image.ensure(request, pins.load(), endpoint, client, made_base=True)
+
+
+@pytest.fixture
+def cage(client: DockerClient, built_image: image.Image, tmp_path: Path) -> Iterator[Cage]:
+    made = Cage(client, built_image, tmp_path)
+    before = state(made)
+    yield made
+    assert state(made) == before

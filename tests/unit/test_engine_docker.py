@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from bench.errors import UsageFault
 from bench.host.engine import docker
 from bench.host.engine.docker import Identity, identity
+from bench.host.engine.limits import Limits
 
 
 def caller(monkeypatch: pytest.MonkeyPatch, uid: int, gid: int) -> None:
@@ -66,11 +68,24 @@ class FakeContainer:
         (FakeContainer(0), "exit code 0"),
         (FakeContainer(1, Error=""), "exit code 1"),
         (FakeContainer(127, Error="no such file"), "exit code 127: no such file"),
-        (FakeContainer(137, OOMKilled=True), "out of memory"),
+        (FakeContainer(137, OOMKilled=True), "out of memory: over 512 MiB (--limits memory=)"),
+        (FakeContainer(153), "signal: SIGXFSZ: a file over 8 MiB (--limits file=)"),
         (FakeContainer(137), "signal: SIGKILL"),
         (FakeContainer(139), "signal: SIGSEGV"),
         (FakeContainer(255), "exit code 255"),
     ],
 )
 def test_how_a_container_ended_is_told(container: FakeContainer, reason: str) -> None:
-    assert docker._ending(container).reason() == reason
+    limits = Limits(memory=2**29, file=2**23)
+    assert docker._ending(container, limits).reason() == reason
+
+
+CAPABLE = {"MemoryLimit": True, "PidsLimit": True, "CpuCfsQuota": True}
+
+
+def test_an_engine_without_cgroups_is_named_and_not_trusted() -> None:
+    assert docker._lacking(CAPABLE, Limits(memory=2**30, pids=64, cpus=1.0)) == []
+    rootless = {**CAPABLE, "MemoryLimit": False, "PidsLimit": False}
+    assert docker._lacking(rootless, Limits()) == ["memory", "pids"]
+    with pytest.raises(UsageFault, match="cannot limit pids"):
+        docker._lacking(rootless, Limits(pids=64))

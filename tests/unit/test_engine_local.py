@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.errors import UsageFault
 from bench.host.engine.base import Ending, Launch
+from bench.host.engine.limits import Limits
 from bench.host.engine.local import LocalEngine
 
 
@@ -25,7 +27,11 @@ def alive(pid: int) -> bool:
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, timeout_s: float = 60
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    code: str,
+    timeout_s: float = 60,
+    limits: Limits | None = None,
 ) -> tuple[Ending, list[str]]:
     """Run ``code`` in place of ``python -m bench.job``, with the spec's path in argv[1]."""
     real = subprocess.Popen
@@ -37,7 +43,7 @@ def run(
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     lines: list[str] = []
-    launch = Launch("id", tmp_path, tmp_path / "store", timeout_s)
+    launch = Launch("id", tmp_path, tmp_path / "store", timeout_s, limits=limits or Limits())
     return LocalEngine().run(launch, lines.append), lines
 
 
@@ -110,3 +116,37 @@ def test_ctrl_c_ends_the_family_and_is_raised(
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, tmp_path, code)
     assert not alive(int(pids.read_text()))
+
+
+def test_a_local_job_too_is_stopped_at_its_disk_budget(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = (
+        "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); number = 0\n"
+        "while True:\n"
+        f"    open({str(tmp_path)!r} + f'/{{number % 200}}', 'wb').write(bytes(2**20)); number += 1"
+    )
+    ending, _ = run(monkeypatch, tmp_path, code, limits=Limits(disk=16 * 2**20))
+    want = "disk budget: over 16 MiB, most of it in the run directory (--limits disk=)"
+    assert ending.reason() == want
+
+
+def test_a_local_jobs_file_is_bounded_and_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = f"open({str(tmp_path / 'big')!r}, 'wb').write(bytes(2**21))"
+    ending, lines = run(monkeypatch, tmp_path, code, limits=Limits(file=2**20))
+    assert ending.reason() == "exit code 1: 'big' met the limit of 1 MiB (--limits file=)"
+    assert "File too large" in lines[-1]
+    assert (tmp_path / "big").stat().st_size == 2**20
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [(Limits(memory=2**30), "memory"), (Limits(pids=64, cpus=1.0), "pids, cpus")],
+)
+def test_what_only_a_container_bounds_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limits: Limits, named: str
+) -> None:
+    with pytest.raises(UsageFault, match=f"the local engine cannot limit {named}$"):
+        run(monkeypatch, tmp_path, "pass", limits=limits)

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from bench.host.engine.limits import Limits
+
 OnLine = Callable[[str], None]
 
-Cause = Literal["exited", "signal", "out of memory", "timeout"]
+Cause = Literal["exited", "signal", "out of memory", "timeout", "disk budget"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Launch:
     """What an engine is given: a directory holding spec.json, and the bounds of the run.
 
     ``inputs`` are files and directories that the job reads and cannot write, by the names under
-    which it asks for them (``bench.catalog.input_variable``).
+    which it asks for them (``bench.catalog.input_variable``). ``pin`` are the cores that it may
+    use at all, None for any.
     """
 
     run_id: str
@@ -31,6 +34,8 @@ class Launch:
     timeout_s: float
     gpu: bool = False
     inputs: Mapping[str, Path] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    pin: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

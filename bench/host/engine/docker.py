@@ -2,7 +2,8 @@
 
 The container has no network, a read-only root, no capabilities, and writes only to the run
 directory, the artefact store and a tmpfs /tmp (mounted exec: both compilers load libraries
-that they have just written there). It is removed whatever happens.
+that they have just written there). Memory, processes and file sizes are bounded, the disk is
+watched. It is removed whatever happens.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench import cores
 from bench.catalog import SPEC_FILE, STORE_VARIABLE, input_variable
 from bench.errors import UsageFault
 from bench.host import caller, owner
 from bench.host.engine.base import Ending, Launch, OnLine
 from bench.host.engine.endpoint import engine_errors
-from bench.host.engine.stream import follow
+from bench.host.engine.limits import Limits, size
+from bench.host.engine.pids import PidsLimit
+from bench.host.engine.stream import LONGEST_LINE, follow
+from bench.host.engine.watch import DiskWatch
 from bench.host.interrupts import held
 
 if TYPE_CHECKING:
@@ -36,6 +41,8 @@ _RUN_DIR = "/run/gpt-frontend/run"
 _STORE = "/run/gpt-frontend/store"
 _INPUTS = "/run/gpt-frontend/in"
 _STOP_S = 10
+# The engine keeps a job's output too, on a disk that nobody watches.
+_ENGINE_LOG = {"max-size": "64m", "max-file": "2"}
 _PROBE_IMAGE = "gpt-frontend/gpu-probe"
 
 GPU_HINT = (
@@ -91,25 +98,39 @@ class DockerEngine:
 
     def run(self, launch: Launch, on_line: OnLine) -> Ending:
         with engine_errors():
-            who = identity(self._client.info().get("SecurityOptions") or [], os.environ)
+            info = self._client.info()
+            who = identity(info.get("SecurityOptions") or [], os.environ)
+        for limit in _lacking(info, launch.limits):
+            on_line(f"note: this engine cannot limit {limit}")
+        limits = launch.limits.on(int(info.get("MemTotal") or 0))
         with _lent(launch, who):
             container = None
+            over: Ending | None = None
             try:
+                disk, pids = DiskWatch(launch), PidsLimit()
                 with held(then_raise=True), engine_errors():
-                    container = self._create(launch, who)
+                    container = self._create(launch, who, limits)
                 with engine_errors():
                     self._start(container, launch)
-                if follow(_lines(container), launch.timeout_s, on_line):
-                    return Ending("timeout", detail=f"over {launch.timeout_s:g} s")
-                return _ending(container)
+                    pids.find(container)
+
+                def watch() -> Ending | None:
+                    pids.look()
+                    return disk()
+
+                over = follow(_lines(container), launch.timeout_s, on_line, watch)
+                pids.look()
+                # A file that met its limit is the budget's: it is never the larger of the two.
+                over = over or disk.look()
+                return pids.told(disk.told(over or _ending(container, limits)), limits)
             finally:
                 if container is not None:
                     with held():
-                        _remove(container)
+                        _remove(container, at_once=over is not None and over.cause == "disk budget")
 
-    def _create(self, launch: Launch, who: Identity) -> Any:
+    def _create(self, launch: Launch, who: Identity, limits: Limits) -> Any:
         from docker.errors import APIError
-        from docker.types import DeviceRequest, Mount
+        from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
         gpus = [DeviceRequest(count=-1, capabilities=[["gpu"]])] if launch.gpu else []
         try:
@@ -132,11 +153,24 @@ class DockerEngine:
                         for name, path in launch.inputs.items()
                     ),
                 ],
-                tmpfs={"/tmp": "exec,mode=1777"},
+                tmpfs={"/tmp": f"exec,mode=1777,size={limits.tmp}"},
                 read_only=True,
                 network_mode="none",
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
+                mem_limit=limits.memory,
+                memswap_limit=limits.memory,  # of memory and swap together: no swap
+                pids_limit=limits.pids,
+                cpuset_cpus=None if launch.pin is None else cores.listed(launch.pin),
+                nano_cpus=None if limits.cpus is None else int(limits.cpus * 1e9),
+                ulimits=[
+                    Ulimit(name=name, soft=bound, hard=bound)
+                    for name, bound in (
+                        ("fsize", limits.file or limits.budget),
+                        ("core", 0),
+                    )
+                ],
+                log_config=LogConfig(type=LogConfig.types.JSON, config=_ENGINE_LOG),
                 init=True,
                 device_requests=gpus,
             )
@@ -221,7 +255,31 @@ def _lent(launch: Launch, who: Identity) -> Iterator[None]:
     try:
         yield
     finally:
-        caller.give(launch.run_dir, who.give_back_to)
+        with held():
+            caller.give(launch.run_dir, who.give_back_to)
+
+
+def _lacking(info: Mapping[str, Any], limits: Limits) -> list[str]:
+    """What this engine cannot limit, as a rootless one without cgroups of its own.
+
+    Raises:
+        UsageFault: the user named one of these limits.
+    """
+    lacking = []
+    for key, name, named in (
+        ("MemoryLimit", "memory", limits.memory is not None),
+        ("PidsLimit", "pids", limits.pids != Limits.pids),
+        ("CpuCfsQuota", "cpus", limits.cpus is not None),
+    ):
+        if info.get(key) is not False:
+            continue
+        if named:
+            raise UsageFault(
+                f"this engine cannot limit {name}",
+                hint=f"leave {name} out, or give the engine cgroups: docs/container.md",
+            )
+        lacking.append(name)
+    return lacking
 
 
 def _lines(container: Any) -> Iterator[str]:
@@ -233,11 +291,14 @@ def _lines(container: Any) -> Iterator[str]:
         for chunk in container.logs(stream=True, follow=True):
             *whole, rest = (rest + decoder.decode(chunk)).split("\n")
             yield from (line.rstrip("\r") for line in whole)
+            if len(rest) > LONGEST_LINE:
+                yield rest
+                rest = ""
     if rest:
         yield rest
 
 
-def _ending(container: Any) -> Ending:
+def _ending(container: Any, limits: Limits) -> Ending:
     from docker.errors import DockerException, NotFound
     from requests.exceptions import RequestException
 
@@ -250,35 +311,50 @@ def _ending(container: Any) -> Ending:
     except (DockerException, RequestException) as error:
         return Ending("signal", detail=f"the engine stopped answering ({type(error).__name__})")
     if state.get("OOMKilled"):
-        return Ending("out of memory", exit_code=code)
+        bound = f"over {size(limits.memory or 0)} (--limits memory=)"
+        return Ending("out of memory", exit_code=code, detail=bound)
     if code > 128 and code - 128 in {s.value for s in signal.Signals}:
-        return Ending("signal", detail=signal.Signals(code - 128).name)
+        name = signal.Signals(code - 128).name
+        if name == "SIGXFSZ":
+            name += f": a file over {size(limits.file or limits.budget)} (--limits file=)"
+        return Ending("signal", detail=name)
     return Ending("exited", exit_code=code, detail=state.get("Error") or None)
 
 
 def remove_abandoned(client: DockerClient) -> list[str]:
     """Remove the containers whose host process is gone, running ones too; gives their names."""
     removed = []
-    for container in client.containers.list(all=True, filters={"label": RUN_LABEL}):
+    labelled: dict[str, str | list[str] | bool] = {"label": RUN_LABEL}
+    # Another host may be removing them too.
+    for container in client.containers.list(all=True, filters=labelled, ignore_removed=True):
         if not owner.alive(container.labels.get(OWNER_LABEL, "")):
             _remove(container)
             removed.append(str(container.name))
     return removed
 
 
-def _remove(container: Any) -> None:
+def _remove(container: Any, *, at_once: bool = False) -> None:
     from docker.errors import APIError
     from requests.exceptions import RequestException
 
     # It may have ended, somebody may be removing it, or the engine may be gone: the label lets
     # `invoke clean` find what could not be removed.
     with contextlib.suppress(APIError, RequestException):
-        container.stop(timeout=_STOP_S)
+        if at_once:  # in the seconds that a polite end takes, a disk can be filled
+            container.kill()
+        else:
+            container.stop(timeout=_STOP_S)
     with contextlib.suppress(APIError, RequestException):
         container.remove(force=True, v=True)
 
 
 def _refused(error: Any) -> UsageFault:
+    said = str(error.explanation or error)
+    if "CPUs are not available" in said:  # what the engine says of --cpuset-cpus
+        return UsageFault(
+            f"the engine cannot pin a container to these cores: {said}",
+            hint="--pin with some of those that it says are available",
+        )
     return UsageFault(
         f"the engine cannot start the container: {error.explanation or error}",
         hint="run `invoke doctor`; `--engine local` needs no container",
