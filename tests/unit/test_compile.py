@@ -49,6 +49,11 @@ def reference(model: gpt.GPT, tokens: torch.Tensor) -> np.ndarray:
     [
         ("none", 1, 17),
         ("default", 1, 17),
+        ("ladder-fused", 1, 5),
+        ("ladder-dlight", 1, 5),
+        ("ladder-kernels", 1, 17),
+        ("ladder-packed", 2, 5),
+        ("ladder-epilogues", 1, 17),
         ("optimized", 1, 1),
         ("optimized", 1, 17),
         ("optimized", 3, 5),
@@ -179,15 +184,34 @@ def test_loading_names_what_is_missing(tmp_path: Path) -> None:
         build.load(tmp_path / "nowhere.so", build.Parameters([], "cpu"))
 
 
-def test_the_three_pipelines_are_there_under_their_names() -> None:
-    assert set(pipelines.PIPELINES) == {"none", "default", "optimized"}
+def test_the_pipelines_are_there_under_their_names() -> None:
+    assert {"none", "default", "optimized"} <= set(pipelines.PIPELINES)
     for name, pipeline in pipelines.PIPELINES.items():
         assert pipeline.name == name
         assert pipeline.summary
+        assert {*pipeline.cpu, *pipeline.gpu} <= set(pipelines.PASSES)
     with pytest.raises(UsageFault, match="fast") as caught:
         pipelines.pipeline("fast")
     assert caught.value.hint is not None
     assert "optimized" in caught.value.hint
+
+
+def test_every_rung_of_the_ladder_is_a_backend_of_its_name() -> None:
+    from bench.catalog import BACKENDS, LADDER, RUNGS
+    from bench.job import backends
+    from bench.job.backends.tvm import Tvm
+
+    named = [f"tvm-{pipeline.name}" for pipeline in pipelines.LADDER]
+    assert tuple(named) == LADDER
+    loaded = [backends.load(name) for name in LADDER]
+    assert [f"tvm-{one.pipeline}" for one in loaded if isinstance(one, Tvm)] == named
+    assert not set(RUNGS) & set(BACKENDS)
+
+
+def test_a_rung_is_refused_on_a_gpu() -> None:
+    gpu = target.CompileTarget("cuda", "x86-64", (), 1, "sm_90")
+    with pytest.raises(UsageFault, match="ladder-packed"):
+        pipelines.pipeline("ladder-packed").apply(None, gpu)
 
 
 def test_sources_digest_follows_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:

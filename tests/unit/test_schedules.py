@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from bench.job import gpt
-from bench.job.compile import api, rewrite
+from bench.job import decoder, gpt
+from bench.job.compile import api, fuse_attention, rewrite
 from bench.job.compile.importer import import_module
-from bench.job.compile.schedules import linear, matmul, rows, tile, vectormath
+from bench.job.compile.schedules import attention, linear, matmul, rows, tile, vectormath
 from bench.job.compile.target import CompileTarget, detect_cpu
 
 HOST = detect_cpu()
@@ -111,12 +114,30 @@ def test_exp_over_the_whole_range() -> None:
         np.testing.assert_allclose(apply(vectormath.exp, edges), np.exp(edges), rtol=1e-6)
 
 
+def gelu_tanh(x: np.ndarray) -> np.ndarray:
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    result: np.ndarray = 0.5 * x * (1 + np.tanh(inner))
+    return result
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    phi = [0.5 * math.erfc(-value / math.sqrt(2)) for value in x.ravel()]
+    result: np.ndarray = x * np.array(phi).reshape(x.shape)
+    return result
+
+
 def test_gelu_over_the_whole_range() -> None:
     x = np.linspace(-50, 50, 1 << 14).astype(np.float32)
     wide = x.astype(np.float64)
-    inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
-    expected = 0.5 * wide * (1 + np.tanh(inner))
-    assert np.abs(apply(vectormath.gelu_tanh, x) - expected).max() < 4e-6
+    assert np.abs(apply(vectormath.gelu_tanh, x) - gelu_tanh(wide)).max() < 4e-6
+    assert np.abs(apply(vectormath.gelu, x) - gelu(wide)).max() < 4e-6
+    edges = np.array([-np.inf, -200, 0, 200, np.inf, np.nan, 1, -1] * 2, np.float32)
+    np.testing.assert_allclose(
+        apply(vectormath.gelu, edges),
+        np.array([0, 0, 0, 200, np.inf, np.nan, 0.8413447, -0.1586553] * 2),
+        rtol=0,
+        atol=4e-7,
+    )
 
 
 @pytest.mark.parametrize("target", [HOST, AVX2, SSE], ids=["host", "avx2", "sse"])
@@ -134,6 +155,97 @@ def test_no_kernel_calls_the_allocator(target: CompileTarget) -> None:
         assert "AllocWorkspace" not in source
 
 
+def attended(q: Any, k: Any, v: Any, scale: float, causal: bool) -> np.ndarray:
+    """Attention of (B, H, T, D) in float64, the plain way."""
+    scores = np.einsum("bhid,bhjd->bhij", *(x.astype(np.float64) for x in (q, k))) * scale
+    if causal:
+        scores = np.where(np.tril(np.ones(scores.shape[-2:], bool)), scores, -np.inf)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    weights = powers / powers.sum(-1, keepdims=True)
+    out: np.ndarray = np.einsum("bhij,bhjd->bhid", weights, v.astype(np.float64))
+    return out
+
+
+targets = st.sampled_from([HOST, AVX2, SSE])
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(1, 2), st.integers(1, 150), st.integers(1, 3), st.integers(1, 70), st.booleans(),
+    targets,
+)  # fmt: skip
+@example(1, 64, 2, 64, True, HOST)
+@example(2, 65, 3, 13, True, HOST)
+@example(1, 130, 1, 17, False, SSE)
+def test_attention_of_any_shape(
+    b: int, t: int, h: int, d: int, causal: bool, target: CompileTarget
+) -> None:
+    qkv, scale = draw(b, t, 3, h, d) * 2, d**-0.5
+    q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+    want = attended(q, k, v, scale, causal)
+    kernel = attention.attention(b, t, h, d, scale=scale, causal=causal, target=target)
+    got = call(kernel, [qkv], (b, t, h, d))
+    assert np.abs(got - want.transpose(0, 2, 1, 3)).max() < 2e-5
+
+
+def test_attention_of_scores_far_apart() -> None:
+    """Larger scores turn up later: what was summed before is rescaled, not lost, not NaN."""
+    qkv = draw(1, 150, 3, 1, 8)
+    qkv[:, :, 0] = 30
+    qkv[0, :, 1] = np.linspace(-4, 4, 150, dtype=np.float32)[:, None, None]
+    q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+    want = attended(q, k, v, 0.5, True)
+    kernel = attention.attention(1, 150, 1, 8, scale=0.5, causal=True, target=HOST)
+    got = call(kernel, [qkv], (1, 150, 1, 8))
+    assert np.abs(got - want.transpose(0, 2, 1, 3)).max() < 2e-4
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(1, 2), st.integers(1, 3), st.integers(1, 70), st.integers(1, 150),
+    st.floats(0, 1), targets,
+)  # fmt: skip
+@example(1, 2, 64, 144, 0.9, HOST)
+@example(1, 2, 16, 17, 1.0, SSE)
+@example(2, 3, 13, 40, 0.0, AVX2)
+def test_one_query_over_a_cache_reads_nothing_past_its_position(
+    b: int, h: int, d: int, s: int, share: float, target: CompileTarget
+) -> None:
+    past = round(share * s)
+    qkv, keys, values = draw(b, 3, h, d) * 2, draw(b, h, d, s), draw(b, h, s, d, seed=1)
+    k = np.concatenate([keys[..., :past].swapaxes(2, 3), qkv[:, 1, :, None]], axis=2)
+    v = np.concatenate([values[:, :, :past], qkv[:, 2, :, None]], axis=2)
+    want = attended(qkv[:, 0, :, None], k, v, d**-0.5, False)[:, :, 0]
+    keys[..., past:], values[:, :, past:] = np.nan, np.nan
+    kernel = attention.attend(b, h, d, s, scale=d**-0.5, target=target)
+    got = call(kernel, [qkv, keys, values, np.array([past])], (b, h, d))
+    assert np.abs(got - want).max() < 2e-5
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 70), st.integers(1, 40),
+    st.sampled_from([None, *linear.ACTIVATIONS]), st.booleans(), targets,
+)  # fmt: skip
+@example(13, 50, 7, "gelu", True, HOST)
+@example(1, 33, 5, "gelu_tanh", True, SSE)
+def test_epilogues_of_any_shape(
+    m: int, n: int, k: int, activation: str | None, residual: bool, target: CompileTarget
+) -> None:
+    x, w, b, r = draw(m, k), draw(n, k), draw(n), draw(m, n, seed=2)
+    want = x.astype(np.float64) @ w.astype(np.float64).T + b
+    if activation:
+        exact = {"gelu": gelu, "gelu_tanh": gelu_tanh}[activation]
+        want = exact(want)
+    inputs = [x, linear.pack(w, tile.panel_width(target)), b]
+    if residual:
+        want, inputs = want + r, [*inputs, r]
+    kernel = linear.linear(
+        m, n, k, bias=True, target=target, activation=activation, residual=residual
+    )
+    assert np.abs(call(kernel, inputs, (m, n)) - want).max() < 1e-6 * (k + 20)
+
+
 @functools.cache
 def kernels(layers: int) -> list[str]:
     """The names of the functions that a GPT of so many layers is rewritten to use."""
@@ -147,6 +259,49 @@ def test_layers_share_their_kernels() -> None:
     # qkv, attention's projection, and the two of the MLP, each with a bias; the head without.
     assert len([name for name in kernels(1) if re.match("linear_", name)]) == 5
     assert kernels(1) == kernels(3)
+
+
+def found(model: Any, *example: Any) -> list[str]:
+    """The kernels that a model is rewritten to use, its attention fused."""
+    mod = fuse_attention.use_attention(import_module(model, example).mod, HOST)
+    return sorted(
+        re.sub(r"_\d+(x\d+)*", "", var.name_hint)
+        for var in rewrite.use_kernels(mod, HOST).get_global_vars()
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_layer_is_seven_kernels(batch: int) -> None:
+    """Norm, projection, attention, projection and sum; norm, layer and GELU, layer and sum."""
+    config = gpt.GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=70)
+    model = gpt.build(config, 1)
+    layer = ["gather", "layer_norm", "linear", "linear_bias", "linear_bias_gelu_tanh"]
+    layer += ["linear_bias_residual", "linear_bias_residual", "main"]
+    assert found(model, gpt.tokens_for(config, batch, 6, 1)) == sorted(["causal_attention", *layer])
+    programs = decoder.programs(model, batch, 5, 12)
+    step = found(programs["step"].module, *programs["step"].example)
+    assert step == sorted(["attend", *layer])
+    prefill = found(programs["prefill"].module, *programs["prefill"].example)
+    assert "causal_attention" in prefill
+    assert "matmul" not in prefill
+
+
+def test_attention_that_is_masked_otherwise_is_left_alone() -> None:
+    import torch
+
+    class Windowed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c_attn = torch.nn.Linear(8, 24)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = (y.view(1, 6, 2, 4).transpose(1, 2) for y in self.c_attn(x).split(8, dim=2))
+            at = torch.arange(6)
+            near = (at[:, None] - at[None]).abs() < 3
+            y = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=near)
+            return y.transpose(1, 2).reshape(1, 6, 8)
+
+    assert not [name for name in found(Windowed(), torch.randn(1, 6, 8)) if "attention" in name]
 
 
 def test_a_weight_that_is_used_otherwise_is_not_packed() -> None:

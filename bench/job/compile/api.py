@@ -41,7 +41,9 @@ __all__ = [
     "child_blocks",
     "compile_kernel",
     "compile_lowered",
+    "constant",
     "cpu_features",
+    "cpu_pass",
     "cuda_machine_code",
     "cxx_compiler",
     "default_pipeline",
@@ -126,8 +128,8 @@ def tensor(array: np.ndarray, where: Any) -> Any:
 
 
 def import_exported(exported: Any) -> tuple[Any, list[Any]]:
-    """A ``torch.export`` program as (Relax module, its parameters in ``main``'s order)."""
-    mod = from_exported_program(exported, keep_params_as_input=True)
+    """A decomposed ``torch.export`` program as (Relax module, parameters in ``main``'s order)."""
+    mod = from_exported_program(exported, keep_params_as_input=True, run_ep_decomposition=False)
     mod, params = relax.frontend.detach_params(mod)
     return mod, list(params.get("main", []))
 
@@ -221,6 +223,14 @@ def tensor_type(shape: Sequence[int]) -> Any:
     return names.TensorType(list(shape), "float32")
 
 
+def constant(expr: Any) -> np.ndarray | None:
+    """The array that a literal tensor holds; None for anything else."""
+    # The class and its field have other names in v0.23.0.
+    if not isinstance(expr, type(relax.const(0.0, "float32"))):
+        return None
+    return cast("np.ndarray", (expr.value if hasattr(expr, "value") else expr.data).numpy())
+
+
 def direct_vars(expr: Any) -> list[Any]:
     """What an expression in A-normal form takes, in order; None where it is no variable."""
     if isinstance(expr, relax.Var):
@@ -280,6 +290,13 @@ def gpu_pass(*rules: str) -> Any:
     """dlight's GPU rules of these names, tried in this order on every kernel."""
     dlight = names.dlight
     return dlight.ApplyDefaultSchedule(*(getattr(dlight.gpu, rule)() for rule in rules))
+
+
+def cpu_pass(*rules: str) -> Any:
+    """dlight's CPU rules of these names, those that this TVM has, tried in this order."""
+    dlight = names.dlight
+    known = [getattr(dlight.cpu, rule)() for rule in rules if hasattr(dlight.cpu, rule)]
+    return dlight.ApplyDefaultSchedule(*known)
 
 
 def lowering_passes(target: Any) -> list[Any]:
@@ -356,9 +373,16 @@ def load_library(path: str) -> Any:
     return tvm.runtime.load_module(path)
 
 
-def virtual_machine(module: Any, where: Any) -> Any:
-    """A Relax virtual machine for a compiled or loaded module."""
-    return relax.VirtualMachine(module, where)
+def virtual_machine(module: Any, where: Any, instrument: Callable[..., None] | None = None) -> Any:
+    """A Relax virtual machine for a compiled or loaded module.
+
+    ``instrument`` is called before and after each call that the machine makes, with the function,
+    its name, whether it is before, what it returned, and its arguments.
+    """
+    machine = relax.VirtualMachine(module, where)
+    if instrument is not None:
+        machine.set_instrument(instrument)
+    return machine
 
 
 def module_pass(function: Callable[[Any], Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ __all__ = [
     "sources_digest",
     "tvm_build_id",
     "tvm_library_path",
+    "tvm_version",
 ]
 
 
@@ -101,9 +102,16 @@ class Parameters:
 class Loaded:
     """A compiled function of a model, beside its parameters."""
 
-    def __init__(self, module: Any, params: Parameters) -> None:
+    def __init__(
+        self, module: Any, params: Parameters, instrument: Callable[..., None] | None = None
+    ) -> None:
         self.params = params
-        self._main = api.virtual_machine(module, params.device)["main"]
+        self._module = module
+        self._main = api.virtual_machine(module, params.device, instrument)["main"]
+
+    def instrumented(self, instrument: Callable[..., None]) -> Loaded:
+        """The same function on a machine that tells ``instrument`` of every call that it makes."""
+        return Loaded(self._module, self.params, instrument)
 
     def prepare(self, array: np.ndarray) -> Any:
         """A copy of ``array`` on the device."""
@@ -141,6 +149,11 @@ def load(library: Path, params: Parameters) -> Loaded:
         raise UsageFault(f"no library at '{library}'", hint="compile the model first")
     api.plan_threads(available_cores())
     return Loaded(api.load_library(str(library)), params)
+
+
+def tvm_version() -> str:
+    """TVM's own version."""
+    return api.VERSION
 
 
 def sources_digest() -> str:

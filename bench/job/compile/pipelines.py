@@ -1,6 +1,8 @@
-"""What is done to a Relax module before code is generated, by name.
+"""What is done to a Relax module before code is generated: named lists of named passes.
 
 A pipeline takes the module as imported and leaves it lowered: ready for the virtual machine.
+``LADDER`` lists some of them so that each has one thing more than the one before it: what that is
+worth, ``invoke bench --ladder`` measures.
 """
 
 from __future__ import annotations
@@ -10,84 +12,111 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import UsageFault
-from bench.job.compile import api, rewrite
+from bench.job.compile import api, fuse_attention, rewrite
 from bench.job.compile.schedules import leftover
 from bench.job.compile.target import CompileTarget
+
+Pass = Callable[[CompileTarget], list[Any]]
+
+
+def _module(function: Callable[[Any, CompileTarget], Any], **options: bool) -> Pass:
+    """A function from module to module as a pass."""
+
+    def made(target: CompileTarget) -> list[Any]:
+        def apply(mod: Any) -> Any:
+            return function(mod, target, **options)
+
+        return [api.module_pass(apply)]
+
+    return made
+
+
+# What each name does, for the target it is given.
+PASSES: dict[str, Pass] = {
+    # Attention as one kernel, with no (T, T) tensor.
+    "attention": _module(fuse_attention.use_attention),
+    # Kernels of this project's for products, norms and softmax.
+    "kernels": _module(rewrite.use_kernels, packed=False, epilogues=False),
+    # The same, and weights packed once into the layout that a kernel reads them in.
+    "packed": _module(rewrite.use_kernels, packed=True, epilogues=False),
+    # The same, and what follows a product done before it is written.
+    "epilogues": _module(rewrite.use_kernels, packed=True, epilogues=True),
+    "dispatch": lambda _: api.dispatch_passes(),
+    "legalize": lambda _: [api.relax.transform.LegalizeOps()],
+    # Operators to TensorIR, and neighbours fused as TVM's rules allow.
+    "fuse": lambda _: api.fusion_passes(),
+    # The same, with GELU by arithmetic that vectorises.
+    "fuse-vectors": lambda _: api.fusion_passes(rewrite.legalize_map()),
+    "stock": lambda target: [api.default_pipeline(target.tvm())],
+    "dlight-cpu": lambda _: [api.cpu_pass("GEMV", "Reduction")],
+    # What no kernel of ours is for: inlined, parallel, vectorised.
+    "leftover": _module(leftover.schedule_leftovers),
+    # A GPU kernel without threads is no kernel: this is the plainest binding there is.
+    "bind": lambda _: [api.gpu_pass("Fallback")],
+    "dlight-gpu": lambda _: [
+        api.gpu_pass("Matmul", "GEMV", "Reduction", "GeneralReduction", "Fallback")
+    ],
+    "lower": lambda target: api.lowering_passes(target.tvm()),
+    "finalize": lambda target: api.finalize_passes(target.tvm()),
+}
+
+_END = ("lower", "finalize")
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A named way from an imported ``tvm.IRModule`` to a lowered one."""
+    """A named way from an imported ``tvm.IRModule`` to a lowered one, by kind of target."""
 
     name: str
     summary: str
-    apply: Callable[[Any, CompileTarget], Any]
+    cpu: tuple[str, ...]  # keys of PASSES
+    gpu: tuple[str, ...]
+
+    def apply(self, mod: Any, target: CompileTarget) -> Any:
+        """``mod`` after all passes."""
+        steps = self.gpu if target.kind == "cuda" else self.cpu
+        if not steps:
+            raise UsageFault(
+                f"the pipeline '{self.name}' is for a CPU", hint="leave out --gpu and --cuda-arch"
+            )
+        passes = [one for step in steps for one in PASSES[step](target)]
+        return api.run_passes(mod, target.tvm(), passes)
 
 
-def _none(mod: Any, target: CompileTarget) -> Any:
-    tvm_target = target.tvm()
-    # A GPU kernel without threads is no kernel: give it the plainest binding there is.
-    binding = [api.gpu_pass("Fallback")] if target.kind == "cuda" else []
-    return api.run_passes(
-        mod,
-        tvm_target,
-        [
-            *api.dispatch_passes(),
-            api.relax.transform.LegalizeOps(),
-            *binding,
-            *api.lowering_passes(tvm_target),
-            *api.finalize_passes(tvm_target),
-        ],
-    )
+def _ours(*first: str) -> tuple[str, ...]:
+    return (*first, "dispatch", "fuse-vectors", "leftover", *_END)
 
 
-def _default(mod: Any, target: CompileTarget) -> Any:
-    tvm_target = target.tvm()
-    return api.run_passes(mod, tvm_target, [api.default_pipeline(tvm_target)])
-
-
-def _optimized(mod: Any, target: CompileTarget) -> Any:
-    return _optimized_gpu(mod, target) if target.kind == "cuda" else _optimized_cpu(mod, target)
-
-
-def _optimized_cpu(mod: Any, target: CompileTarget) -> Any:
-    tvm_target = target.tvm()
-    return api.run_passes(
-        mod,
-        tvm_target,
-        [
-            api.module_pass(lambda m: rewrite.use_kernels(m, target)),
-            *api.dispatch_passes(),
-            *api.fusion_passes(rewrite.legalize_map()),
-            api.module_pass(lambda m: leftover.schedule_leftovers(m, target)),
-            *api.lowering_passes(tvm_target),
-            *api.finalize_passes(tvm_target),
-        ],
-    )
-
-
-def _optimized_gpu(mod: Any, target: CompileTarget) -> Any:
-    tvm_target = target.tvm()
-    return api.run_passes(
-        mod,
-        tvm_target,
-        [
-            *api.dispatch_passes(),
-            *api.fusion_passes(),
-            api.gpu_pass("Matmul", "GEMV", "Reduction", "GeneralReduction", "Fallback"),
-            *api.lowering_passes(tvm_target),
-            *api.finalize_passes(tvm_target),
-        ],
-    )
-
+_NONE = Pipeline(
+    "none",
+    "operators lowered one by one: no fusion, no schedules",
+    ("dispatch", "legalize", *_END),
+    ("dispatch", "legalize", "bind", *_END),
+)
+_DEFAULT = Pipeline("default", "TVM's stock pipeline for the target", ("stock",), ("stock",))
+_OPTIMIZED = Pipeline(
+    "optimized",
+    "fused attention, packed weights, register-tiled kernels, fused epilogues",
+    _ours("attention", "epilogues"),
+    ("dispatch", "fuse", "dlight-gpu", *_END),
+)
+_RUNGS = (
+    Pipeline("ladder-fused", "neighbours fused", ("dispatch", "fuse", *_END), ()),
+    Pipeline(
+        "ladder-dlight",
+        "and TVM's own schedules for a CPU (dlight)",
+        ("dispatch", "fuse", "dlight-cpu", *_END),
+        (),
+    ),
+    Pipeline("ladder-kernels", "this project's schedules instead", _ours("kernels"), ()),
+    Pipeline("ladder-packed", "and weights packed once", _ours("packed"), ()),
+    Pipeline("ladder-epilogues", "and epilogues fused into products", _ours("epilogues"), ()),
+)
+# Each rung has what the one before it has, and one thing more.
+LADDER: tuple[Pipeline, ...] = (_NONE, *_RUNGS, _OPTIMIZED)
 
 PIPELINES: dict[str, Pipeline] = {
-    pipeline.name: pipeline
-    for pipeline in (
-        Pipeline("none", "operators lowered one by one: no fusion, no schedules", _none),
-        Pipeline("default", "TVM's stock pipeline for the target", _default),
-        Pipeline("optimized", "packed weights, register-tiled kernels, fusion", _optimized),
-    )
+    pipeline.name: pipeline for pipeline in (_NONE, _DEFAULT, _OPTIMIZED, *_RUNGS)
 }
 
 

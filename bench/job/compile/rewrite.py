@@ -10,21 +10,28 @@ import numpy as np
 
 from bench.job.compile import api
 from bench.job.compile.api import relax
-from bench.job.compile.schedules import linear, matmul, rows, vectormath
+from bench.job.compile.graph import Graph
+from bench.job.compile.schedules import linear, matmul, rows
 from bench.job.compile.schedules.tile import panel_width
 from bench.job.compile.target import CompileTarget
 
 # On ``main``: for every parameter after the inputs the panel width it is packed to, or 0.
 PACKED_ATTR = "bench.packed"
 
+_BROADCAST = "relax.broadcast_to"
 
-def use_kernels(mod: Any, target: CompileTarget) -> Any:
+
+def use_kernels(
+    mod: Any, target: CompileTarget, *, packed: bool = True, epilogues: bool = True
+) -> Any:
     """``mod`` with every operator replaced that a kernel fits; what is left over stays.
 
-    Weights that are only ever multiplied with, or only looked up by row, become packed
-    parameters: ``pack_params`` makes the arrays that the new ``main`` expects.
+    With ``packed``, weights that are only ever multiplied with, or only looked up by row, become
+    packed parameters: ``pack_params`` makes the arrays that the new ``main`` expects. With
+    ``epilogues``, what follows the product with a packed weight becomes part of it: an
+    activation, or the sum with the residual stream.
     """
-    return _UseKernels(mod, target).rewrite()
+    return _UseKernels(mod, target, packed, epilogues).rewrite()
 
 
 def pack_params(mod: Any, params: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -42,14 +49,17 @@ def pack_params(mod: Any, params: Sequence[np.ndarray]) -> list[np.ndarray]:
 def legalize_map() -> dict[str, Callable[[Any, Any], Any]]:
     """Operators that are lowered by TVM's rules but for their arithmetic."""
 
-    def gelu_tanh(builder: Any, call: Any) -> Any:
-        if api.float32_shape(call.args[0]) is None:
-            return api.stock_legalize("relax.nn.gelu_tanh")(builder, call)
-        return builder.call_te(
-            api.elementwise(vectormath.gelu_tanh), call.args[0], primfunc_name_hint="gelu_tanh"
-        )
+    def rule(name: str, function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+        def legalize(builder: Any, call: Any) -> Any:
+            if api.float32_shape(call.args[0]) is None:
+                return api.stock_legalize(f"relax.nn.{name}")(builder, call)
+            return builder.call_te(api.elementwise(function), call.args[0], primfunc_name_hint=name)
 
-    return {"relax.nn.gelu_tanh": gelu_tanh}
+        return legalize
+
+    return {
+        f"relax.nn.{name}": rule(name, function) for name, function in linear.ACTIVATIONS.items()
+    }
 
 
 # The ignore: TVM has no type hints, so that its mutator is Any to mypy.
@@ -57,22 +67,20 @@ def legalize_map() -> dict[str, Callable[[Any, Any], Any]]:
 class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
     """One walk over ``main``."""
 
-    def __init__(self, mod: Any, target: CompileTarget) -> None:
+    def __init__(self, mod: Any, target: CompileTarget, packed: bool, epilogues: bool) -> None:
         super().__init__(mod)
         self.target = target
+        self.pack, self.epilogues = packed, epilogues
         self.main = mod["main"]
-        self.values: dict[Any, Any] = {
-            binding.var: binding.value
-            for block in self.main.body.blocks
-            for binding in block.bindings
-        }
+        self.graph = Graph(self.main)
+        self.values = self.graph.values
         self.packed: dict[Any, tuple[int, int, Any]] = {}  # old parameter: N, K, new one
 
     def rewrite(self) -> Any:
         inputs = int(self.main.attrs["num_input"]) if self.main.attrs else 0
         width = panel_width(self.target)
         params, widths = list(self.main.params), []
-        packable = self._packable()
+        packable = self._packable() if self.pack else set()
         for index, param in enumerate(params[inputs:], start=inputs):
             widths.append(width if param in packable else 0)
             if param in packable:
@@ -101,6 +109,9 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
                 transposed[var] = weight
                 allowed.add(weight)
                 continue
+            if self._repeats(value) and value.args[0] in transposed:
+                transposed[var] = transposed[value.args[0]]
+                continue
             for position, used in enumerate(api.direct_vars(value)):
                 served = (
                     api.is_call(value, "relax.matmul")
@@ -123,6 +134,11 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
         plain = axes is None or [int(axis) for axis in axes] == [1, 0]
         return weight if shape is not None and len(shape) == 2 and plain else None
 
+    def _repeats(self, value: Any) -> bool:
+        """Whether ``value`` is a matrix once for every sequence of a batch."""
+        before = api.float32_shape(value.args[0]) if api.is_call(value, _BROADCAST) else None
+        return before is not None and len(before) == 2
+
     def _is_lookup(self, value: Any) -> bool:
         """Whether ``value`` takes whole rows of a matrix, by a vector of int32."""
         return (
@@ -142,9 +158,13 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
                 replacement = self._matmul(call)
         elif api.is_call(call, "relax.add"):
             replacement = self._linear_with_bias(call)
-        elif self._transposed_weight(call) in self.packed:
+            if replacement is None:
+                replacement = self._linear_with_residual(call)
+        elif self._activation(call) is not None:
+            replacement = self._linear_with_activation(call)
+        elif self._weight_of(call) in self.packed:
             # Only products read it, and they take the packed weight: nothing is transposed.
-            replacement = self.packed[call.args[0]][2]
+            replacement = self.packed[self._weight_of(call)][2]
         elif api.is_call(call, "relax.take"):
             replacement = self._gather(call)
         elif api.is_call(call, "relax.nn.layer_norm"):
@@ -164,27 +184,83 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
     def _reshaped(self, expr: Any, *shape: int) -> Any:
         return self.builder_.emit(relax.op.reshape(self.visit_expr(expr), list(shape)))
 
-    def _linear(self, call: Any, bias: Any) -> Any:
-        weight = self._transposed_weight(self.values.get(call.args[1]))
+    def _weight_of(self, value: Any) -> Any:
+        """The matrix that ``value`` is the transpose of, repeated or not."""
+        if value is not None and self._repeats(value):
+            value = self.values.get(value.args[0])
+        return self._transposed_weight(value)
+
+    def _activation(self, call: Any) -> str | None:
+        """The key of ``linear.ACTIVATIONS`` that ``call`` is."""
+        return next((n for n in linear.ACTIVATIONS if api.is_call(call, f"relax.nn.{n}")), None)
+
+    def _linear(
+        self,
+        call: Any,
+        bias: Any,
+        out: tuple[int, ...] | None = None,
+        activation: str | None = None,
+        residual: Any = None,
+    ) -> Any:
+        weight = self._weight_of(self.values.get(call.args[1]))
         shape = api.float32_shape(call.args[0])
         if weight not in self.packed or shape is None:
             return None
         n, k, packed = self.packed[weight]
         m = math.prod(shape[:-1])
-        kernel = linear.linear(m, n, k, bias=bias is not None, target=self.target)
+        kernel = linear.linear(
+            *(m, n, k),
+            bias=bias is not None,
+            target=self.target,
+            activation=activation,
+            residual=residual is not None,
+        )
         args = [self._reshaped(call.args[0], m, k), packed]
         if bias is not None:
             args.append(self.visit_expr(bias))
-        return self._kernel(kernel, args, (m, n), (*shape[:-1], n))
+        if residual is not None:
+            args.append(self._reshaped(residual, m, n))
+        return self._kernel(kernel, args, (m, n), out or (*shape[:-1], n))
+
+    def _biased(self, total: Any) -> tuple[Any, Any] | None:
+        """The product and the bias (N,) whose sum the call ``total`` is."""
+        for bias, product in (total.args, reversed(total.args)):
+            value = self.graph.call(product, "relax.matmul")
+            shape = api.float32_shape(product)
+            if value is not None and shape is not None and api.float32_shape(bias) == shape[-1:]:
+                return value, bias
+        return None
 
     def _linear_with_bias(self, call: Any) -> Any:
-        for bias, product in (call.args, reversed(call.args)):
-            value = self.values.get(product)
-            if value is None or not api.is_call(value, "relax.matmul"):
-                continue
-            shape = api.float32_shape(product)
-            if shape is not None and api.float32_shape(bias) == shape[-1:]:
-                return self._linear(value, bias)
+        parts = self._biased(call)
+        return None if parts is None else self._linear(*parts)
+
+    def _alone(self, var: Any) -> tuple[Any, Any] | None:
+        """As ``_biased``, for a sum that nobody reads but the reader of ``var``."""
+        while self.graph.is_read_once(var):
+            value = self.graph.call(var, "relax.reshape", "relax.add")
+            if value is None:
+                return None
+            if api.is_call(value, "relax.add"):
+                return self._biased(value)
+            var = value.args[0]
+        return None
+
+    def _linear_with_activation(self, call: Any) -> Any:
+        parts = self._alone(call.args[0]) if self.epilogues else None
+        shape = api.float32_shape(call.args[0])
+        if parts is None or shape is None:
+            return None
+        return self._linear(*parts, shape, activation=self._activation(call))
+
+    def _linear_with_residual(self, call: Any) -> Any:
+        shape = api.float32_shape(call.args[0])
+        if not self.epilogues or shape is None or shape != api.float32_shape(call.args[1]):
+            return None
+        for residual, total in (call.args, reversed(call.args)):
+            parts = self._alone(total)
+            if parts is not None:
+                return self._linear(*parts, shape, residual=residual)
         return None
 
     def _matmul(self, call: Any) -> Any:

@@ -1,9 +1,10 @@
-"""x @ W.T + b for a constant W, packed once, and the rows of an embedding packed the same way.
+"""x @ W.T for a constant W, packed once, with what follows it; and rows of a packed embedding.
 
 Layout of a packed weight (N, K): panels of ``width`` outputs, (ceil(N / width), K, width), the
 last filled up with zeros. A panel is read once, front to back, while the tile of the product
 stays in registers (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication",
-2008).
+2008). What is added to a product, and the activation, are worked on there too, before the tile is
+written: the product itself never is.
 """
 
 from __future__ import annotations
@@ -15,10 +16,16 @@ import numpy as np
 
 from bench.job.compile.api import T, local_buffer, prim_func
 from bench.job.compile.schedules import tile as tiles
+from bench.job.compile.schedules import vectormath
 from bench.job.compile.schedules.tile import Tile, ceil_div
 from bench.job.compile.target import CompileTarget
 
 Operand = Callable[[Any, Any], Any]
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "gelu": vectormath.gelu,
+    "gelu_tanh": vectormath.gelu_tanh,
+}
 
 
 def packed_shape(n: int, k: int, width: int) -> tuple[int, int, int]:
@@ -35,8 +42,20 @@ def pack(weight: np.ndarray, width: int) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(panels, width, k).transpose(0, 2, 1))
 
 
-def linear(m: int, n: int, k: int, *, bias: bool, target: CompileTarget) -> Any:
-    """The kernel (x (M, K), packed W[, b (N,)]) -> (M, N)."""
+def linear(
+    m: int,
+    n: int,
+    k: int,
+    *,
+    bias: bool,
+    target: CompileTarget,
+    activation: str | None = None,
+    residual: bool = False,
+) -> Any:
+    """The kernel (x (M, K), packed W[, b (N,)][, r (M, N)]) -> r + activation(x @ W.T + b), (M, N).
+
+    ``activation`` is a key of ``ACTIVATIONS``.
+    """
     width = tiles.panel_width(target)
     tile = tiles.choose(m, k, width, target.lanes, target.registers)
     panels, row_tiles = ceil_div(n, width), ceil_div(m, tile.rows)
@@ -45,6 +64,7 @@ def linear(m: int, n: int, k: int, *, bias: bool, target: CompileTarget) -> Any:
         x = T.arg("x", T.buffer((m, k), "float32"))
         w = T.arg("w", T.buffer((panels, k, width), "float32"))
         b = T.arg("b", T.buffer((n,), "float32")) if bias else None
+        r = T.arg("r", T.buffer((m, n), "float32")) if residual else None
         y = T.arg("y", T.buffer((m, n), "float32"))
         # Row tiles vary fastest: a thread keeps a panel in its cache for all of them.
         with T.parallel(0, panels * row_tiles) as index:
@@ -54,10 +74,12 @@ def linear(m: int, n: int, k: int, *, bias: bool, target: CompileTarget) -> Any:
             column = panel * width
 
             def put(i: int, j: Any) -> None:
-                value = acc[i][j]
-                T.buffer_store(
-                    y, value if b is None else value + b[column + j], [row + i, column + j]
-                )
+                if b is not None:
+                    T.buffer_store(acc[i], acc[i][j] + b[column + j], [j])
+                value = ACTIVATIONS[activation](acc[i][j]) if activation else acc[i][j]
+                if r is not None:
+                    value = value + r[row + i, column + j]
+                T.buffer_store(y, value, [row + i, column + j])
 
             if n % width == 0:
                 each(tile, put)
@@ -69,7 +91,8 @@ def linear(m: int, n: int, k: int, *, bias: bool, target: CompileTarget) -> Any:
                         for i in range(tile.rows):
                             put(i, j)
 
-    return prim_func(f"linear_{m}x{n}x{k}{'_bias' if bias else ''}", body)
+    also = ("_bias" if bias else "", f"_{activation}" if activation else "")
+    return prim_func(f"linear_{m}x{n}x{k}{''.join(also)}{'_residual' if residual else ''}", body)
 
 
 def gather(count: int, n: int, k: int, width: int) -> Any:

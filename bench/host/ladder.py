@@ -1,0 +1,32 @@
+"""The ladder of optimisations: each rung beside the one before it."""
+
+from __future__ import annotations
+
+import statistics
+
+from bench.catalog import LADDER
+from bench.host import stats
+from bench.record import RunRecord
+
+
+def backends(also: str | None) -> str:
+    """The rungs, comma-separated, and what else is named."""
+    names = [name for name in (also or "").split(",") if name.strip()]
+    return ",".join(dict.fromkeys([*LADDER, *(name.strip() for name in names)]))
+
+
+def lines(record: RunRecord) -> list[str]:
+    """What each rung is worth: its time, and its factor over the rung before; [] for no ladder."""
+    by_name = {result.backend: result for result in record.results}
+    if sum(name in by_name for name in LADDER) <= 2:
+        return []
+    said, before = [], None
+    for name in LADDER:
+        latency = by_name[name].latency_ms if name in by_name else None
+        if latency is None:
+            continue
+        median = statistics.median(stats.round_medians(latency.samples, latency.process))
+        factor = f", {before / median:.2f}x" if before is not None and median > 0 else ""
+        said.append(f"{name}: {median:.2f} ms{factor}")
+        before = median
+    return said and ["the ladder, each over the rung before it: " + "; ".join(said)]

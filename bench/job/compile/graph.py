@@ -1,0 +1,116 @@
+"""A Relax function's bindings as a graph: what a variable stands for, who reads it, its shape."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from bench.job.compile import api
+
+_NUMPY: dict[str, Any] = {
+    "relax.less_equal": np.less_equal,
+    "relax.less": np.less,
+    "relax.subtract": np.subtract,
+    "relax.logical_and": np.logical_and,
+    "relax.where": np.where,
+}
+
+
+def integer(expr: Any) -> int | None:
+    """The whole number that ``expr`` is; None for anything else."""
+    value = getattr(expr, "value", expr)
+    value = getattr(value, "value", value)
+    return value if isinstance(value, int) else None
+
+
+def integers(expr: Any) -> tuple[int | None, ...]:
+    """The whole numbers of a tuple, a shape or a list; a lone one as a tuple of one."""
+    parts = getattr(expr, "fields", None)
+    if parts is None:
+        parts = getattr(expr, "values", None)
+    if parts is None:
+        parts = expr if hasattr(expr, "__len__") else [expr]
+    return tuple(integer(part) for part in parts)
+
+
+class Graph:
+    """The bindings of ``main`` as imported."""
+
+    def __init__(self, main: Any) -> None:
+        self.values: dict[Any, Any] = {
+            binding.var: binding.value for block in main.body.blocks for binding in block.bindings
+        }
+        self._uses: Counter[Any] = Counter()
+        for value in self.values.values():
+            self._uses.update(var for var in api.direct_vars(value) if var is not None)
+            if api.is_call(value, "relax.concat"):
+                self._uses.update(value.args[0].fields if hasattr(value.args[0], "fields") else ())
+        self._uses[main.body.body] += 1
+
+    def is_read_once(self, var: Any) -> bool:
+        """Whether one binding, and nothing else, reads ``var``."""
+        return self._uses[var] == 1
+
+    def call(self, var: Any, *operators: str) -> Any:
+        """The call of one of these operators that ``var`` is bound to; None if it is not."""
+        value = self.values.get(var)
+        known = value is not None and any(api.is_call(value, name) for name in operators)
+        return value if known else None
+
+    def reshaped(self, var: Any) -> Any:
+        """What ``var`` shows, maybe in another shape: the same elements in the same order."""
+        while True:
+            value = self.call(var, "relax.reshape", "relax.broadcast_to")
+            if value is None or _count(value.args[0]) != _count(var):
+                return var
+            var = value.args[0]
+
+    def matrices(self, var: Any) -> Any:
+        """As ``reshaped``, but only as far as the last two axes stay what they are."""
+        while True:
+            value = self.call(var, "relax.reshape", "relax.broadcast_to")
+            if value is None or _count(value.args[0]) != _count(var):
+                return var
+            before, after = (api.float32_shape(expr) for expr in (value.args[0], var))
+            if before is None or after is None or before[-2:] != after[-2:]:
+                return var
+            var = value.args[0]
+
+    def constant(self, var: Any) -> np.ndarray | None:
+        """The value of ``var`` where it depends on no argument; None where it does, or unknown.
+
+        Knows what masks are made of, no more.
+        """
+        value = self.values.get(var, var)
+        literal = api.constant(value)
+        if literal is not None or value is var:
+            return literal
+        name = getattr(getattr(value, "op", None), "name", "")
+        if name == "relax.arange":
+            start, stop, step = integers(value.args)
+            if start is None or stop is None or step is None:
+                return None
+            return np.arange(start, stop, step)
+        if name == "relax.full":
+            shape = api.shape_of(var, "bool")
+            fill = self.constant(value.args[1])
+            return None if shape is None or fill is None else np.full(shape, fill)
+        if name == "relax.expand_dims":
+            inner = self.constant(value.args[0])
+            axes = tuple(int(axis) for axis in value.attrs.axis)
+            return None if inner is None else np.expand_dims(inner, axes)
+        if name not in _NUMPY:
+            return None
+        args = [self.constant(arg) for arg in value.args]
+        if any(arg is None for arg in args):
+            return None
+        result: np.ndarray = _NUMPY[name](*args)
+        return result
+
+
+def _count(expr: Any) -> int | None:
+    shape = api.float32_shape(expr)
+    return None if shape is None else math.prod(shape)

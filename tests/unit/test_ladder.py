@@ -1,0 +1,38 @@
+"""The ladder: its rungs in order, and what each is worth."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.catalog import BACKENDS, LADDER, RUNGS
+from bench.host import ladder, request
+from bench.record import JobSpec
+from tests.unit.samples import record, result
+
+
+def test_rungs_are_known_but_run_only_when_asked_for() -> None:
+    assert not set(RUNGS) & set(JobSpec().backends)
+    assert request.spec_from(backends=ladder.backends(None)).backends == LADDER
+
+
+@pytest.mark.parametrize(
+    ("also", "more"),
+    [("torch-eager", ("torch-eager",)), (" torch-eager , tvm-none", ("torch-eager",)), ("", ())],
+)
+def test_what_else_is_named_comes_after_the_rungs(also: str, more: tuple[str, ...]) -> None:
+    assert tuple(ladder.backends(also).split(",")) == (*LADDER, *more)
+
+
+def test_the_ladder_begins_and_ends_at_backends_of_the_table() -> None:
+    assert {LADDER[0], LADDER[-1]} <= set(BACKENDS)
+
+
+def test_each_rung_is_held_against_the_one_before_it() -> None:
+    plain = record()
+    assert ladder.lines(plain) == []
+    times = dict(zip(LADDER, (400.0, 200.0, 100.0, 50.0, 40.0, 20.0, 10.0), strict=True))
+    measured = [result(name, ms) for name, ms in times.items()]
+    (line,) = ladder.lines(plain.model_copy(update={"results": measured}))
+    assert "tvm-none: 400.00 ms; tvm-ladder-fused: 200.00 ms, 2.00x;" in line
+    assert "tvm-ladder-packed: 40.00 ms, 1.25x;" in line
+    assert line.endswith("tvm-optimized: 10.00 ms, 2.00x")
