@@ -49,6 +49,7 @@ MODELS: dict[str, Geometry] = {
 BACKENDS: dict[str, str] = {
     "torch-eager": "bench.job.backends.torch_eager:TORCH_EAGER",
     "torch-compile": "bench.job.backends.torch_compile:TORCH_COMPILE",
+    "onnxruntime": "bench.job.backends.onnxruntime:ONNXRUNTIME",
     "tvm-none": "bench.job.backends.tvm:TVM_NONE",
     "tvm-default": "bench.job.backends.tvm:TVM_DEFAULT",
     "tvm-optimized": "bench.job.backends.tvm:TVM_OPTIMIZED",
@@ -57,12 +58,26 @@ BACKENDS: dict[str, str] = {
 BEFORE = "tvm-none"
 AFTER = "tvm-optimized"
 
+# What lies between them, a rung each: known by name, and run where they are asked for.
+RUNGS: dict[str, str] = {
+    "tvm-ladder-fused": "bench.job.backends.tvm:TVM_LADDER_FUSED",
+    "tvm-ladder-dlight": "bench.job.backends.tvm:TVM_LADDER_DLIGHT",
+    "tvm-ladder-kernels": "bench.job.backends.tvm:TVM_LADDER_KERNELS",
+    "tvm-ladder-packed": "bench.job.backends.tvm:TVM_LADDER_PACKED",
+    "tvm-ladder-epilogues": "bench.job.backends.tvm:TVM_LADDER_EPILOGUES",
+}
+LADDER = (BEFORE, *RUNGS, AFTER)
+KNOWN_BACKENDS = {**BACKENDS, **RUNGS}
+# What TVM is held against, each in its best configuration: docs/modes.md.
+PEERS = ("torch-eager", "torch-compile", "onnxruntime")
+
 # What is measured, and of which kind of model.
 MODES: dict[str, type[Geometry]] = {
     "prefill": GPTConfig,  # the logits of all positions of a prompt in one call
     "decode": GPTConfig,  # one token a call, with a KV cache
     "encode": BertConfig,  # the logits of all positions of a text, each of which sees all
 }
+DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
 
 # How often each backend is called before it is timed. A wrong import can give different garbage

@@ -40,6 +40,7 @@ class Artefact:
     params_digest: str
     compile_s: float
     cached: bool
+    target: Mapping[str, Any]  # what the code is for: ``CompileTarget.to_dict``
 
 
 def store_root() -> Path:
@@ -64,6 +65,7 @@ def get(root: Path, key: str) -> Artefact | None:
     try:
         meta = json.loads((entry / "meta.json").read_text())
         digest, compile_s = str(meta["params"]), float(meta["compile_s"])
+        target = dict(meta["parts"].get("target", {}))
         if hashlib.sha256(library.read_bytes()).hexdigest() != meta["library_sha256"]:
             return None
         params_path = _params_path(root, digest)
@@ -76,7 +78,7 @@ def get(root: Path, key: str) -> Artefact | None:
     for used in (entry, params_path):
         with contextlib.suppress(OSError):  # removed meanwhile; or another user's
             os.utime(used)  # the host removes what was used least lately
-    return Artefact(key, library, params, digest, compile_s, cached=True)
+    return Artefact(key, library, params, digest, compile_s, cached=True, target=target)
 
 
 def put(
@@ -117,7 +119,8 @@ def put(
             partial.rename(entry)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Artefact(key, entry / "lib.so", arrays, params_digest, compile_s, cached=False)
+    target = dict(parts.get("target", {}))
+    return Artefact(key, entry / "lib.so", arrays, params_digest, compile_s, False, target)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._inductor import freezing
 
 from bench.catalog import BACKENDS
 from bench.errors import UsageFault
@@ -27,6 +29,27 @@ def test_every_name_in_the_catalog_is_a_backend() -> None:
     for name in BACKENDS:
         backend = backends.load(name)
         assert backend.slow_by_nature == (name == "tvm-none")
+
+
+def test_torch_compile_freezes_its_weights_on_a_cpu_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frozen = []
+    freeze = freezing.freeze
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        frozen.append(args)
+        return freeze(*args, **kwargs)
+
+    monkeypatch.setattr(freezing, "freeze", counted)
+    prepared = backends.load("torch-compile").prepare(SPEC, programs())
+    assert len(frozen) == 1
+    assert prepared.target is not None
+    assert (prepared.target["mode"], prepared.target["freezing"]) == ("default", True)
+    tokens = reference.timed_tokens(SPEC)
+    out = prepared.ready.view(prepared.ready.run(modes.FORWARD, prepared.ready.stage(tokens))[0])
+    torch.testing.assert_close(out, models.build(SPEC)(tokens), rtol=1e-4, atol=1e-4)
+    assert len(frozen) == 1, "compiled again"
 
 
 @pytest.mark.parametrize("name", ["torch-eager", "torch-compile"])

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from bench import limits
 from bench.errors import JobFailed, UsageFault
-from bench.job import gpt
+from bench.job import gpt, models, modes
+from bench.job.backends.base import Compiled
+from bench.job.backends.tvm import TVM_DEFAULT
 from bench.job.compile import api, build, cpu, cudacc, target
+from bench.record import JobSpec
 
 
 def test_the_cpu_is_one_that_llvm_knows() -> None:
@@ -153,3 +159,78 @@ def test_the_toolkit_is_what_nvidias_wheels_brought(
     with cudacc.compiler_for(gpu):
         assert os.environ["CUDA_PATH"] == "/opt/cuda"
         assert os.environ["TVM_CUDA_NVRTC_EXTRA_OPTS"] == "-lineinfo"
+
+
+@pytest.mark.skipif("haswell" not in api.known_cpus(), reason="no x86 in this LLVM")
+def test_another_cpu_can_be_named_and_its_code_runs_here(tmp_path: Path) -> None:
+    named = target.detect_cpu(2, "haswell")
+    assert (named.mcpu, named.lanes, named.registers) == ("haswell", 8, 16)
+    if cpu.lacking(api.cpu_features("haswell"), cpu.host_flags()):
+        pytest.skip("this CPU is older than Haswell")
+    target.require_here("haswell")
+    config = gpt.preset("gpt-nano")
+    model = gpt.build(config, 1)
+    tokens = gpt.tokens_for(config, 1, 3, 1)
+    done = build.compile_module(model, (tokens,), "optimized", named)
+    done.export_library(tmp_path / "lib.so")
+    loaded = build.load(tmp_path / "lib.so", build.Parameters(done.params, "cpu"))
+    np.testing.assert_allclose(loaded(tokens.numpy()), model(tokens), rtol=1e-4, atol=1e-4)
+    # Its registers are the narrow ones, although this CPU may have others.
+    assembly = subprocess.run(
+        ["objdump", "-d", str(tmp_path / "lib.so")], capture_output=True, text=True
+    ).stdout
+    assert "%ymm" in assembly and "%zmm" not in assembly
+
+
+def test_a_cpu_that_llvm_does_not_know_is_refused_with_one_it_does() -> None:
+    with pytest.raises(UsageFault, match="'haswel'") as caught:
+        target.detect_cpu(mcpu="haswel")
+    assert "haswell" in (caught.value.hint or "")
+    with pytest.raises(UsageFault, match="nonsense"):
+        target.require_here("nonsense")
+
+
+@pytest.mark.skipif("haswell" not in api.known_cpus(), reason="no x86 in this LLVM")
+@pytest.mark.parametrize(
+    ("mcpu", "hidden", "missing"),
+    [
+        ("skylake-avx512", "avx512", "avx512bw, avx512cd, avx512dq, avx512f, avx512vl"),
+        ("sapphirerapids", "amx", "amx-tile"),
+        ("haswell", "fma", "fma"),
+    ],
+)
+def test_code_for_what_this_cpu_lacks_is_refused_before_it_can_die_of_it(
+    mcpu: str, hidden: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = frozenset(cpu._FEATURES.values())
+    monkeypatch.setattr(cpu, "host_flags", lambda: everything)
+    target.require_here(mcpu)
+    flags = frozenset(one for one in everything if not one.startswith(hidden))
+    monkeypatch.setattr(cpu, "host_flags", lambda: flags)
+    with pytest.raises(UsageFault, match=f"for {mcpu}, and this CPU lacks {missing}$") as caught:
+        target.require_here(mcpu)
+    assert "--mcpu" in (caught.value.hint or "")
+
+
+@pytest.mark.skipif("haswell" not in api.known_cpus(), reason="no x86 in this LLVM")
+def test_what_is_in_the_store_for_a_better_cpu_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a store copied from another machine has it, or one on a disk that machines share."""
+    spec = JobSpec(model="gpt-nano", seq_len=4, threads=2, mcpu="skylake-avx512")
+    programs = modes.programs(spec, models.build(spec))
+    kept = TVM_DEFAULT.compile_only(spec, programs)  # compiling for it needs no such CPU
+    assert kept.target["mcpu"] == "skylake-avx512"
+    flags = frozenset(one for one in cpu._FEATURES.values() if not one.startswith("avx512"))
+    monkeypatch.setattr(cpu, "host_flags", lambda: flags)
+    monkeypatch.setattr(build, "load", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(UsageFault, match="lacks avx512bw"):
+        TVM_DEFAULT.prepare(spec, programs)
+    # And where the request does not say so, the artefact does.
+    monkeypatch.setattr(target, "detect_cpu", lambda *_: target.CompileTarget(**kept_target(kept)))
+    with pytest.raises(UsageFault, match="lacks avx512bw"):
+        TVM_DEFAULT.prepare(spec.model_copy(update={"mcpu": None}), programs)
+
+
+def kept_target(kept: Compiled) -> dict[str, Any]:
+    return {**kept.target, "features": tuple(kept.target["features"])}

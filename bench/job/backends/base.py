@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn as nn
 
+from bench.job.profile.events import Recording
 from bench.record import JobSpec
 
 
@@ -39,6 +40,21 @@ class Ready(Protocol):
         """Return when the device has done all that was asked."""
 
 
+@runtime_checkable
+class Recordable(Protocol):
+    """What is ready and has a profiler, too. ``profiler`` is its name and version."""
+
+    @property
+    def profiler(self) -> str: ...
+
+    def record(self, call: Callable[[], object], again: Callable[[], bool]) -> list[Recording]:
+        """Calls of ``call``, which runs programs of this, with what ran in each.
+
+        There is one, and another as long as ``again`` says so after it. Each is over when the
+        device is done.
+        """
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A backend made ready. ``compile_s`` is None where nothing is compiled."""
@@ -65,6 +81,7 @@ class Backend(Protocol):
 
     slow_by_nature: bool
     dtypes: tuple[str, ...]
+    devices: tuple[str, ...]
 
     def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
         """Compile and load every program, with weights of ``spec.dtype``."""

@@ -1,12 +1,18 @@
-"""PyTorch's own compiler (Inductor), static shapes; compiled at its first call."""
+"""PyTorch's own compiler (Inductor), static shapes; compiled at its first call.
+
+On a CPU its weights are frozen: constants, packed once for oneDNN's kernels. docs/modes.md has what
+was measured, and why that and not "max-autotune".
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import torch
+from torch._inductor import config
 
-from bench.catalog import DTYPES
+from bench.catalog import DEVICES, DTYPES
 from bench.job.backends.base import Compiled, Prepared, Programs
 from bench.job.backends.torch_eager import (
     TorchReady,
@@ -21,20 +27,25 @@ from bench.record import JobSpec
 class TorchCompile:
     slow_by_nature = False
     dtypes = DTYPES
+    devices = DEVICES
 
     def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
         modules = modules_for(spec, programs)
+        frozen = spec.device == "cpu"
         compiled = {name: torch.compile(module, dynamic=False) for name, module in modules.items()}
         ready = TorchReady(compiled, spec.device)
         begin = time.perf_counter()
-        for name, program in programs.items():
-            ready.run(name, *example_for(spec, program))
+        # Not as torch.compile's own option: the tracer looks at the global one. It freezes only
+        # what is compiled without gradients, as ``run`` is.
+        with config.patch(freezing=True) if frozen else contextlib.nullcontext():
+            for name, program in programs.items():
+                ready.run(name, *example_for(spec, program))
         ready.synchronize()
         return Prepared(
             ready,
             compile_s=time.perf_counter() - begin,
             compile_cached=False,
-            target=target_of(spec.device),
+            target={**target_of(spec.device), "mode": "default", "freezing": frozen},
         )
 
     def compile_only(self, spec: JobSpec, programs: Programs) -> Compiled:

@@ -7,14 +7,18 @@ from typing import Any
 
 import torch
 
-from bench.catalog import DTYPES
+from bench.catalog import DEVICES, DTYPES
 from bench.errors import UsageFault
 from bench.job.backends.base import Compiled, Prepared, Program, Programs
+from bench.job.profile import kineto
+from bench.job.profile.events import Recording
 from bench.record import JobSpec
 
 
 class TorchReady:
     """Callable PyTorch modules on ``device``."""
+
+    profiler = kineto.PROFILER
 
     def __init__(self, functions: Mapping[str, Callable[..., Any]], device: str) -> None:
         self._functions = functions
@@ -34,6 +38,9 @@ class TorchReady:
     def synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+    def record(self, call: Callable[[], object], again: Callable[[], bool]) -> list[Recording]:
+        return kineto.record(call, again, self._device)
 
 
 def modules_for(spec: JobSpec, programs: Programs) -> dict[str, torch.nn.Module]:
@@ -79,6 +86,7 @@ def target_of(device: str) -> dict[str, str]:
 class TorchEager:
     slow_by_nature = False
     dtypes = DTYPES
+    devices = DEVICES
 
     def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
         ready = TorchReady(modules_for(spec, programs), spec.device)

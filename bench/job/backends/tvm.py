@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from bench.catalog import DEVICES
 from bench.errors import UsageFault
 from bench.job import artefacts
 from bench.job.artefacts import Artefact
 from bench.job.backends.base import Compiled, Prepared, Program, Programs
 from bench.job.compile import build, target
 from bench.job.compile.target import CompileTarget
+from bench.job.profile.events import Recording
+from bench.job.profile.instrument import Instrument
 from bench.record import JobSpec
 
 
 class TvmReady:
     """Loaded TVM libraries behind the shape of ``Ready``."""
+
+    profiler = f"TVM {build.tvm_version()}, the virtual machine's instrument"
 
     def __init__(self, programs: Mapping[str, build.Loaded]) -> None:
         self.programs = programs
@@ -36,6 +41,16 @@ class TvmReady:
     def synchronize(self) -> None:
         self._any.synchronize()
 
+    def record(self, call: Callable[[], object], again: Callable[[], bool]) -> list[Recording]:
+        # An instrument cannot be taken off again: these are machines of its own.
+        instrument = Instrument(self.synchronize)
+        plain = self.programs
+        self.programs = {name: one.instrumented(instrument) for name, one in plain.items()}
+        try:
+            return instrument.record(call, again)
+        finally:
+            self.programs = plain
+
 
 @dataclass(frozen=True)
 class Tvm:
@@ -44,14 +59,17 @@ class Tvm:
     pipeline: str
     slow_by_nature: bool = False
     dtypes: tuple[str, ...] = ("float32",)
+    devices: tuple[str, ...] = DEVICES
 
     def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
         compile_target = target_of(spec)
+        target.require_here(compile_target.mcpu)  # before the minutes that compiling takes
         done = self._artefacts(spec, programs, compile_target)
         # Functions of one model take the same parameters: they are on the device once.
         shared: dict[str, build.Parameters] = {}
         loaded = {}
         for name, artefact in done.items():
+            target.require_here(str(artefact.target.get("mcpu", compile_target.mcpu)))
             if artefact.params_digest not in shared:
                 shared[artefact.params_digest] = build.Parameters(artefact.params, spec.device)
             loaded[name] = build.load(artefact.library, shared[artefact.params_digest])
@@ -117,8 +135,8 @@ def _names(done: Mapping[str, Artefact]) -> str:
 def target_of(spec: JobSpec) -> CompileTarget:
     """The target that the spec asks for; what it leaves open is asked of the machine."""
     if spec.device == "cpu":
-        return target.detect_cpu(spec.threads)
-    return target.cuda(spec.cuda_arch or _gpu_arch())
+        return target.detect_cpu(spec.threads, spec.mcpu)
+    return target.cuda(spec.cuda_arch or _gpu_arch(), spec.mcpu)
 
 
 def _gpu_arch() -> str:
@@ -134,3 +152,10 @@ def _gpu_arch() -> str:
 TVM_NONE = Tvm("none", slow_by_nature=True)
 TVM_DEFAULT = Tvm("default")
 TVM_OPTIMIZED = Tvm("optimized")
+
+# The rungs between "none" and "optimized". Without our kernels they are as slow as the first.
+TVM_LADDER_FUSED = Tvm("ladder-fused", slow_by_nature=True)
+TVM_LADDER_DLIGHT = Tvm("ladder-dlight", slow_by_nature=True)
+TVM_LADDER_KERNELS = Tvm("ladder-kernels")
+TVM_LADDER_PACKED = Tvm("ladder-packed")
+TVM_LADDER_EPILOGUES = Tvm("ladder-epilogues")

@@ -45,6 +45,9 @@ _FEATURES = {
     "avx512bf16": "avx512_bf16",
     "avx512fp16": "avx512_fp16",
     "amx-tile": "amx_tile",
+    "fma4": "fma4",
+    "xop": "xop",
+    "tbm": "tbm",
 }
 # CPUs to stand in for one that is not known. Of those with as many features the first is taken.
 _STAND_INS = (
@@ -93,6 +96,21 @@ def choose(
         if used <= flags and len(used) > most:
             best, most = candidate, len(used)
     return best
+
+
+def lacking(features: frozenset[str], flags: frozenset[str]) -> tuple[str, ...]:
+    """Which of a CPU's features, by LLVM's names, this machine lacks; sorted.
+
+    Args:
+        features: what LLVM takes the CPU that code is for to be able to do.
+        flags: what the kernel says that this machine can do; where it says nothing, all is taken
+            to be there.
+    """
+    if not flags:
+        return ()
+    return tuple(
+        sorted(one for one in features if one in _FEATURES and _FEATURES[one] not in flags)
+    )
 
 
 def _used(features: frozenset[str]) -> frozenset[str]:

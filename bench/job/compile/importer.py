@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bench.errors import UsageFault
-from bench.job.compile import api
+from bench.job.compile import api, check
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ def import_module(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) ->
     """``module`` as Relax for the shapes of ``example``; a tied weight is one parameter.
 
     Raises:
-        UsageFault: a parameter or buffer is floating point but not float32, or TVM's importer
-            has no rule for an operator.
+        UsageFault: a parameter or buffer is floating point but not float32, two inputs are one
+            tensor, or TVM's importer has no rule, or a wrong one, for an operator.
     """
+    check.require_distinct(example)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise UsageFault(
@@ -36,12 +37,11 @@ def import_module(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) ->
             )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch.export's own
-        exported = torch.export.export(module, example)
+        # Decomposed here, so that what is checked is what is imported.
+        exported = torch.export.export(module, example).run_decompositions()
+        check.check(exported, example)
         try:
             mod, params = api.import_exported(exported)
-        except AssertionError as error:  # how every version says so
-            raise UsageFault(
-                f"TVM cannot import the model: {error}",
-                hint="write the model with other operators of PyTorch",
-            ) from error
+        except Exception as error:  # it raises whatever its rules run into
+            raise check.failure(error) from error
     return Imported(mod, [param.numpy() for param in params])

@@ -12,6 +12,7 @@ import importlib
 from typing import Any
 
 from tvm import relax
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 # Each name as this project calls it, and where TVM has it: the first that exists is taken.
 # First 0.27, then 0.26, last v0.23.0; but TensorType is another class in v0.23.0, so there it is
@@ -127,3 +128,8 @@ def var_name(var: Any) -> str:
 def remap_var(mutator: Any, old: Any, new: Any) -> None:
     """Have a mutator write ``new`` wherever ``old`` is used."""
     mutator.set_var_remap(old.vid if hasattr(relax, "TensorStructInfo") else old, new)
+
+
+def importable_operators() -> frozenset[str]:
+    """The operators that the importer of this version has a rule for, as "add.Tensor"."""
+    return frozenset(ExportedProgramImporter().convert_map)

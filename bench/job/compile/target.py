@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,34 +60,71 @@ class CompileTarget:
         return api.make_target({"keys": ["cpu"], **host})
 
 
-def detect_cpu(cores: int | None = None) -> CompileTarget:
-    """This machine's CPU, as the LLVM inside TVM knows it.
+def detect_cpu(cores: int | None = None, mcpu: str | None = None) -> CompileTarget:
+    """This machine's CPU, as the LLVM inside TVM knows it, or the one that is named.
 
     Args:
         cores: threads to plan for; by default the cores this process may use.
+        mcpu: the CPU to generate code for, by LLVM's name for it; by default this machine's.
 
     Raises:
-        UsageFault: ``cores`` is below one.
+        UsageFault: ``cores`` is below one, or LLVM knows no such CPU.
     """
     from bench.job.compile import api
 
     if cores is not None and cores < 1:
         raise UsageFault(f"cores must be at least 1, not {cores}", hint="leave it out to detect")
-    mcpu = cpu.choose(api.host_cpu(), api.known_cpus(), cpu.host_flags(), api.cpu_features)
+    if mcpu is None:
+        mcpu = nearest_cpu()
+    elif mcpu not in api.known_cpus():
+        close = difflib.get_close_matches(mcpu, sorted(api.known_cpus()), n=3, cutoff=0.5)
+        raise UsageFault(
+            f"the LLVM inside TVM {api.VERSION} knows no CPU '{mcpu}'",
+            hint=f"--mcpu {' or '.join(close or [nearest_cpu()])}; left out, it is found out",
+        )
     has = api.cpu_features(mcpu)
     features = tuple(feature for feature in _VECTOR_FEATURES if feature in has)
     return CompileTarget("llvm", mcpu, features, cores or available_cores())
 
 
-def cuda(arch: str) -> CompileTarget:
-    """A GPU of compute capability ``arch``, with this machine's CPU as its host.
+def nearest_cpu() -> str:
+    """This machine's CPU, or the nearest that the LLVM inside TVM knows."""
+    from bench.job.compile import api
+
+    return cpu.choose(api.host_cpu(), api.known_cpus(), cpu.host_flags(), api.cpu_features)
+
+
+def require_here(mcpu: str) -> None:
+    """Refuse code for the CPU ``mcpu`` where this machine would die of it (SIGILL).
 
     Raises:
-        UsageFault: there is no such architecture.
+        UsageFault: this machine lacks what the code may use; the message names it.
+    """
+    from bench.job.compile import api
+
+    if mcpu not in api.known_cpus():
+        raise UsageFault(
+            f"the code is for the CPU '{mcpu}', which the LLVM inside TVM {api.VERSION} does not "
+            "know: what it needs cannot be told",
+            hint="compile anew, with --mcpu left out",
+        )
+    lacks = cpu.lacking(api.cpu_features(mcpu), cpu.host_flags())
+    if lacks:
+        raise UsageFault(
+            f"the code is for {mcpu}, and this CPU lacks {', '.join(lacks)}",
+            hint=f"compile anew for this CPU: leave --mcpu out, or --mcpu {nearest_cpu()}",
+        )
+
+
+def cuda(arch: str, mcpu: str | None = None) -> CompileTarget:
+    """A GPU of compute capability ``arch``, with this machine's CPU, or ``mcpu``, as its host.
+
+    Raises:
+        UsageFault: there is no such architecture, or no such CPU.
     """
     if arch not in CUDA_ARCHS:
         raise UsageFault(
             f"unknown GPU architecture '{arch}'", hint=f"choose one of: {', '.join(CUDA_ARCHS)}"
         )
-    host = detect_cpu()
+    host = detect_cpu(mcpu=mcpu)
     return CompileTarget("cuda", host.mcpu, host.features, host.cores, arch)
