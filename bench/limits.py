@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+CPUS = Path("/sys/devices/system/cpu")
 
 
 def available_cores(cgroups: Path = CGROUPS) -> int:
@@ -30,6 +31,25 @@ def memory_bytes(cgroups: Path = CGROUPS) -> int:
         except (OSError, ValueError):  # absent, or the word "max"
             continue
     return total
+
+
+def cache_bytes(cpus: Path = CPUS) -> int:
+    """The last level of cache of the cores this process may run on, all of its parts together.
+
+    0 where the kernel does not tell. A guest's share of it may be less than it is told.
+    """
+    parts: dict[tuple[int, str], int] = {}
+    for core in os.sched_getaffinity(0):
+        for index in (cpus / f"cpu{core}/cache").glob("index[0-9]*"):
+            try:
+                level = int((index / "level").read_text())
+                size = (index / "size").read_text().strip()
+                whose = (index / "shared_cpu_list").read_text().strip()
+                parts[level, whose] = int(size.removesuffix("K")) * 1024  # the kernel's only unit
+            except (OSError, ValueError):
+                continue
+    last = max((level for level, _ in parts), default=0)
+    return sum(size for (level, _), size in parts.items() if level == last)
 
 
 def _groups(cgroups: Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from bench import cores
+from bench.errors import UsageFault
 from bench.host import stats
 from bench.job import system
 
@@ -152,7 +155,9 @@ def summary(found: list[Comparison]) -> list[str]:
         of = [one for one in found if one.planted == planted]
         if not of:
             continue
-        reach = statistics.median((one.high / one.low) ** 0.5 - 1 for one in of)
+        reach = statistics.median(
+            (one.high / one.low) ** 0.5 - 1 if one.low else math.inf for one in of
+        )
         estimates = sorted(one.estimate for one in of)
         verdicts = {name: sum(one.verdict == name for one in of) for name in ("slower", "faster")}
         lines.append(
@@ -186,12 +191,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--units", type=int, default=UNITS, help="work a call")
     parser.add_argument("--out", type=Path, help="a file to add to, a JSON line each")
     parser.add_argument("--again", type=Path, help="measure nothing: what --out kept, counted")
+    parser.add_argument("--pin", metavar="CORES", help="run on these alone, as 0-3,6")
     chosen = parser.parse_args(argv)
     if chosen.again:
         kept = [Comparison(**json.loads(line)) for line in chosen.again.read_text().splitlines()]
         found = [part for whole in kept for part in cut(whole, chosen.rounds)]
         print(*summary(found), sep="\n")
         return 0 if passed(found) else 1
+    if chosen.pin:
+        try:
+            cores.hold(cores.parse(chosen.pin))
+        except UsageFault as fault:
+            parser.error(f"{fault.message} ({fault.hint})")
     before, started = system.read(), time.monotonic()
     found = []
     for planted in schedule(chosen.comparisons, chosen.planted):
@@ -211,7 +222,10 @@ def main(argv: list[str]) -> int:
     # Whatever spread the comparisons have, the whole machine has its say here.
     for reason in stats.instability([1.0], None, None, before, after):
         print(reason)
-    print(f"load {before.load_1m} before, {after.load_1m} after, on {after.cores} cores")
+    print(
+        f"load {before.load_1m} before, {after.load_1m} after, on {after.cores} cores, "
+        f"of which {after.allowed}"
+    )
     return 0 if passed(found) else 1
 
 

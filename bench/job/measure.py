@@ -60,15 +60,22 @@ class SamplingPlan:
 
 
 def sample(
-    call: Callable[[], object], synchronize: Callable[[], None], plan: SamplingPlan
+    call: Callable[[], object],
+    synchronize: Callable[[], None],
+    plan: SamplingPlan,
+    on_warm: Callable[[], None] = lambda: None,
 ) -> tuple[list[float], Warmup]:
-    """Milliseconds of each call, in order, after a warm-up that is thrown away."""
+    """Milliseconds of each call, in order, after a warm-up that is thrown away.
+
+    ``on_warm`` is called between the two.
+    """
 
     def whole() -> None:
         call()
         synchronize()
 
     warmed = warm_up(whole, plan.warmup)
+    on_warm()
     samples: list[float] = []
     started = time.perf_counter()
     while not _enough(len(samples), time.perf_counter() - started, plan):

@@ -33,6 +33,24 @@ def energies_j(open_library: Callable[[str], Any] = ctypes.CDLL) -> list[float |
         nvml.nvmlShutdown()
 
 
+def keep_open(open_library: Callable[[str], Any] = ctypes.CDLL) -> Callable[[], None]:
+    """Open the driver's library now, so that ``energies_j`` need not; gives what lets it go.
+
+    NVML counts how often it was opened. Without it nothing is kept, and that is no fault.
+    """
+    try:
+        nvml = open_library("libnvidia-ml.so.1")
+        if nvml.nvmlInit_v2() == _OK:
+            return lambda: _shut(nvml)
+    except (OSError, AttributeError):
+        pass
+    return lambda: None
+
+
+def _shut(nvml: Any) -> None:
+    nvml.nvmlShutdown()
+
+
 def _of(nvml: Any, index: int) -> float | None:
     handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
     if nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle)) != _OK:

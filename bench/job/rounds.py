@@ -36,7 +36,7 @@ def joined(row: Result, more: Result) -> Result:
     """
     if more.status != "ok":
         reason = f"in a later round: {more.reason}"
-        bare = {"latency_ms": None, "ttft_ms": None, "tokens_per_s": None}
+        bare = dict.fromkeys(("latency_ms", "ttft_ms", "tokens_per_s", "energy"))
         return row.model_copy(
             update={"status": more.status, "reason": reason, "parity": more.parity, **bare}
         )
@@ -50,6 +50,7 @@ def joined(row: Result, more: Result) -> Result:
             "ttft_ms": _joined(row.ttft_ms, more.ttft_ms),
             "tokens_per_s": tokens,
             "peak_memory_mib": max(row.peak_memory_mib or 0.0, more.peak_memory_mib or 0.0),
+            "energy": row.energy.plus(more.energy) if row.energy else more.energy,
             "warmup_calls": [*(row.warmup_calls or []), *(more.warmup_calls or [])],
             "unstable": list(dict.fromkeys([*row.unstable, *more.unstable])),
         }

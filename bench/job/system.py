@@ -84,6 +84,16 @@ def read(
     )
 
 
+def read_energy(root: Path = ROOT, energies: Energies = nvml.energies_j) -> SystemState:
+    """The energy counters alone, as ``read`` has them: cheap enough to stand beside a measurement.
+
+    The GPUs have no name here, only their counter.
+    """
+    energy, energy_range = _energy(root)
+    gpus = tuple(GpuState(name="", energy_j=used) for used in energies())
+    return SystemState(energy_j=energy, energy_range_j=energy_range, gpus=gpus)
+
+
 def _cpu_times(stat: list[str]) -> tuple[float, float] | None:
     """(busy, stolen) seconds of all cores. Guests' time is in user's already."""
     line = next((line for line in stat if line.startswith("cpu ")), "")
@@ -156,7 +166,8 @@ def _energy(root: Path) -> tuple[dict[str, float] | None, dict[str, float] | Non
     """Joules by package, and where each counter ends. Root alone may read them on most systems."""
     energy: dict[str, float] = {}
     ends: dict[str, float] = {}
-    # One colon: a package. What is inside it has two, and is counted in it.
+    # One colon: a package, or the platform. What is inside a package has two, and is counted in it;
+    # memory, which is not, is left out: few machines tell, and theirs would not compare.
     for domain in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
         name = _text(domain / "name")
         used = _number(_text(domain / "energy_uj"))

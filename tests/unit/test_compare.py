@@ -80,6 +80,7 @@ def changed(key: str) -> RunRecord:
         "batch-size": {"batch_size": 7},
         "seq-len": {"seq_len": 7},
         "kind": {"kind": "compile"},
+        "pin": {"pin": (0,)},
     }
     if key in asked:
         return record("new", spec=JobSpec(**asked[key]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from benchmarks import null_test
@@ -66,6 +68,23 @@ def test_what_was_recorded_can_be_cut_into_shorter_comparisons() -> None:
     assert all(len(part.base) == 10 and part.planted == 0.1 for part in parts)
     assert null_test.cut(whole, 20)[0].base == [1.0] * 20
     assert len(null_test.cut(whole, 20)) == 1  # what is left over is no whole comparison
+
+
+def test_it_can_be_pinned_and_refuses_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    mine = os.sched_getaffinity(0)
+    last = max(mine)
+    options = ["--comparisons", "1", "--planted", "0", "--rounds", "4", "--samples", "2"]
+    try:
+        null_test.main([*options, "--units", "500", "--pin", str(last)])
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert f"of which {last}\n" in capsys.readouterr().out
+    for wrong in (str(last + 1000), "a"):
+        with pytest.raises(SystemExit) as caught:
+            null_test.main([*options, "--pin", wrong])
+        assert caught.value.code == 2
+        assert f"{wrong}" in capsys.readouterr().err
+    assert os.sched_getaffinity(0) == mine
 
 
 def test_a_comparison_for_real_is_whole() -> None:

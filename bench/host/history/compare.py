@@ -131,7 +131,8 @@ def change(ratio: Ratio) -> str:
     """A ratio in words: 1.08x (1.05x to 1.11x)."""
     if ratio.rounds == 1:
         return f"{ratio.estimate:.3f}x (one round)"
-    return f"{ratio.estimate:.3f}x ({ratio.low:.3f}x to {ratio.high:.3f}x)"
+    bounds = f" ({ratio.low:.3f}x to {ratio.high:.3f}x)" if ratio.bounded else ""
+    return f"{ratio.estimate:.3f}x{bounds}"
 
 
 def _demand_like(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import cores
 from bench.errors import UsageFault
 from bench.host import runs
 from bench.record import RunRecord
@@ -24,6 +25,7 @@ LIKE = (
     "seq-len",
     "dtype",
     "threads",
+    "pin",
     "machine",
     "driver",
     "image",
@@ -103,6 +105,7 @@ def facts(record: RunRecord, among: Iterable[str] | None = None) -> dict[str, st
         "seq-len": str(spec.seq_len),
         "dtype": spec.dtype,
         "threads": _threads(record, named),
+        "pin": cores.listed(spec.pin) if spec.pin else "none",
         "machine": machine(record) or UNKNOWN,
         # It is part of what is measured only where the GPU is.
         "driver": str(where.driver) if where and spec.device == "cuda" else "none",
