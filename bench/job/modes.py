@@ -16,10 +16,12 @@ from bench.catalog import DECODE_STEPS, GPTConfig
 from bench.job import decoder, gpt, measure, reference
 from bench.job.backends.base import Program, Programs, Ready
 from bench.job.decoder import Decoder
+from bench.job.energy import Meter
 from bench.job.measure import SamplingPlan
 from bench.job.models import Model
 from bench.job.warmup import Warmup
 from bench.record import JobSpec, Latency
+from bench.roofline import Energy
 
 FORWARD = "forward"
 _TELLING = 4  # calls without which a warm-up says nothing: slow ones leave no time for more
@@ -32,6 +34,9 @@ class Work(Protocol):
 
     def logits(self, tokens: torch.Tensor) -> np.ndarray:
         """The gated logits (B, R, V) for ``reference.gated_tokens``, float32."""
+
+    def call(self) -> Callable[[], Any]:
+        """One call, ready to be timed: what a sample of the latency is of."""
 
     def measure(self, plan: SamplingPlan) -> dict[str, Any]:
         """The fields of ``bench.record.Result`` that are timed."""
@@ -66,13 +71,17 @@ class Forward:
         self.warm_s += time.perf_counter() - begin
         return _on_host(self._ready, out)
 
-    def measure(self, plan: SamplingPlan) -> dict[str, Any]:
+    def call(self) -> Callable[[], Any]:
         staged = self._ready.stage(reference.timed_tokens(self._spec))
-        latency, warmed = _sample(lambda: self._ready.run(FORWARD, staged), self._ready, plan)
+        return lambda: self._ready.run(FORWARD, staged)
+
+    def measure(self, plan: SamplingPlan) -> dict[str, Any]:
         tokens = self._spec.batch_size * self._spec.seq_len
+        latency, warmed, used = _sample(self.call(), self._ready, plan, tokens)
         return {
             "latency_ms": latency,
             "tokens_per_s": tokens / (latency.median / 1e3),
+            "energy": used,
             **_told(warmed),
         }
 
@@ -99,21 +108,27 @@ class Decode:
         self.warm_s += time.perf_counter() - begin
         return np.stack(rows, axis=1)
 
-    def measure(self, plan: SamplingPlan) -> dict[str, Any]:
-        tokens = reference.timed_tokens(self._spec)
-        first, _ = _sample(lambda: self._decoder.prefill(tokens), self._ready, plan)
-        token = tokens[:, :1]
+    def call(self) -> Callable[[], Any]:
+        token = reference.timed_tokens(self._spec)[:, :1]
 
         def step() -> Any:
             if self._decoder.position == self._decoder.capacity:
                 self._decoder.rewind(self._spec.seq_len)
             return self._decoder.step(token)
 
-        latency, warmed = _sample(step, self._ready, plan)
+        return step
+
+    def measure(self, plan: SamplingPlan) -> dict[str, Any]:
+        tokens = reference.timed_tokens(self._spec)
+        first, *_ = _sample(
+            lambda: self._decoder.prefill(tokens), self._ready, plan, tokens.numel()
+        )
+        latency, warmed, used = _sample(self.call(), self._ready, plan, self._spec.batch_size)
         return {
             "ttft_ms": first,
             "latency_ms": latency,
             "tokens_per_s": self._spec.batch_size / (latency.median / 1e3),
+            "energy": used,
             **_told(warmed),
         }
 
@@ -122,9 +137,16 @@ def _capacity(spec: JobSpec) -> int:
     return min(spec.geometry.block_size, spec.seq_len + DECODE_STEPS)
 
 
-def _sample(call: Callable[[], Any], ready: Ready, plan: SamplingPlan) -> tuple[Latency, Warmup]:
-    samples, warmed = measure.sample(call, ready.synchronize, plan)
-    return Latency.of(samples), warmed
+def _sample(
+    call: Callable[[], Any], ready: Ready, plan: SamplingPlan, tokens: int
+) -> tuple[Latency, Warmup, Energy | None]:
+    """Samples of ``call``, which is of so many tokens, and the energy that they took."""
+    meter = Meter()
+    try:
+        samples, warmed = measure.sample(call, ready.synchronize, plan, meter.start)
+        return Latency.of(samples), warmed, meter.stop(len(samples), tokens)
+    finally:
+        meter.close()
 
 
 def _told(warmed: Warmup) -> dict[str, Any]:

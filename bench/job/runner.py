@@ -13,10 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import jobs
+from bench import cores, jobs
 from bench.catalog import OUTCOME_FILE, SCRATCH_DIR
+from bench.errors import BenchError
 from bench.generation import EvaluateSpec
-from bench.job import environment, progress, rounds, system
+from bench.job import environment, profile, progress, rating, rounds, system
 from bench.jobs import AnySpec
 from bench.limits import available_cores
 from bench.record import Fault, JobOutcome, JobSpec, Result, StepReport
@@ -24,15 +25,20 @@ from bench.record import Fault, JobOutcome, JobSpec, Result, StepReport
 # Fits what a container is given as its last seconds before it is killed; training has a checkpoint
 # to write in them.
 _STOP_S = 8
+_PEAK = "peak"
+_BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
 
 def run(spec_path: Path) -> JobOutcome:
     """Run the spec at ``spec_path``; what comes of it is written beside it."""
     directory = spec_path.parent
     spec = jobs.read(spec_path)
+    fault = _pin(spec)
     described = environment.describe().model_copy(update={"before": system.read()})
-    outcome = JobOutcome(environment=described)
+    outcome = JobOutcome(environment=described, fault=fault)
     _write(directory, outcome)
+    if fault is not None:
+        return _end(directory, outcome)
     scratch = directory / SCRATCH_DIR
     scratch.mkdir(exist_ok=True)
     try:
@@ -48,51 +54,96 @@ def run(spec_path: Path) -> JobOutcome:
     return outcome
 
 
+def _pin(spec: AnySpec) -> Fault | None:
+    """Hold this process and its children to the spec's cores; the fault where that cannot be."""
+    if not isinstance(spec, JobSpec) or spec.pin is None:
+        return None
+    try:
+        cores.hold(spec.pin)
+    except BenchError as error:
+        return Fault(message=error.message, hint=error.hint, exit_code=error.exit_code)
+    for group in cores.siblings(spec.pin):
+        print(f"cores {cores.listed(group)} are threads of one physical core", flush=True)
+    return None
+
+
 def _steps(
     spec_path: Path, spec: JobSpec, directory: Path, scratch: Path, outcome: JobOutcome
 ) -> JobOutcome:
     gated = spec.kind == "bench"
     if gated:
-        progress.report(0, len(spec.backends) + 1, "float64 reference")
+        progress.report(0, len(spec.backends) + 2, "float64 reference")
         report = _step("reference", spec_path, spec, scratch)
         if report.fault is not None:
             return _end(directory, outcome.model_copy(update={"fault": report.fault}))
+        progress.report(1, len(spec.backends) + 2, _PEAK)
+        outcome = _with_peak(outcome, _step(_PEAK, spec_path, spec, scratch))
+        _write(directory, outcome)
+    before = 2 * gated  # steps that are no backend's
     faults: list[Fault | None] = []
     schedule = rounds.schedule(spec)
-    total = len(schedule) + gated
+    total = len(schedule) + before
     for done, (number, name) in enumerate(schedule):
         place = f", round {number + 1} of {spec.rounds}" if spec.rounds > 1 else ""
-        progress.report(done + gated, total, f"{name}{place}")
+        progress.report(done + before, total, f"{name}{place}")
         rows = {result.backend: result for result in outcome.results}
         if number > 0 and rows[name].status != "ok":
             continue  # it failed in a round before: there is nothing to add to
-        report = _step(name, spec_path, spec, scratch, number)
-        result = report.result or _failed_row(name, spec, report.fault)
-        known = outcome.environment.tvm_library or report.tvm_library
-        if spec.rounds > 1:
-            result = rounds.numbered(result, number, done)
-        rows[name] = result if number == 0 else rounds.joined(rows[name], result)
-        outcome = outcome.model_copy(
-            update={
-                "results": list(rows.values()),
-                "environment": outcome.environment.model_copy(update={"tvm_library": known}),
-            }
-        )
+        try:
+            report = _step(name, spec_path, spec, scratch, number)
+        except BaseException:  # stopped: if in its profiler, then it had measured
+            aside = _aside(scratch, name)
+            if aside.is_file():
+                report = StepReport.model_validate_json(aside.read_bytes())
+                _write(directory, _with_row(outcome, spec, name, report, number, done)[0])
+            raise
+        outcome, result = _with_row(outcome, spec, name, report, number, done)
         if number == 0:
             faults.append(report.fault)
         _write(directory, outcome)
         print(_said(result), flush=True)
+    if gated:
+        if spec.rounds > 1:  # long enough for a first look to have been a bad one
+            progress.report(total, total, _PEAK)
+            outcome = _with_peak(outcome, _step(_PEAK, spec_path, spec, scratch))
+        peak = outcome.environment.peak
+        doubted = [rating.doubted(rating.rated(row, spec, peak)) for row in outcome.results]
+        outcome = outcome.model_copy(update={"results": doubted})
     progress.report(total, total, "done")
     if all(fault is not None and fault.exit_code == 2 for fault in faults):
         # Every backend finds the request impossible: there is nothing worth keeping.
         outcome = outcome.model_copy(update={"fault": faults[0]})
     elif all(result.status == "skipped" for result in outcome.results):
         reason = str(outcome.results[0].reason)
-        hint = f"none of the backends can; name another --dtype than {spec.dtype}"
+        hint = f"none of the backends can; name others, or another --dtype than {spec.dtype}"
         outcome = outcome.model_copy(
             update={"fault": Fault(message=reason, hint=hint, exit_code=2)}
         )
     return _end(directory, outcome)
+
+
+def _with_row(
+    outcome: JobOutcome, spec: JobSpec, name: str, report: StepReport, number: int, place: int
+) -> tuple[JobOutcome, Result]:
+    """``outcome`` with what a backend's process of the round ``number`` says, and that alone."""
+    rows = {result.backend: result for result in outcome.results}
+    result = report.result or _failed_row(name, spec, report.fault)
+    if spec.rounds > 1:
+        result = rounds.numbered(result, number, place)
+    joined = result if number == 0 else rounds.joined(rows[name], result)
+    rows[name] = rating.rated(joined, spec, outcome.environment.peak)
+    known = outcome.environment.tvm_library or report.tvm_library
+    described = outcome.environment.model_copy(update={"tvm_library": known})
+    outcome = outcome.model_copy(update={"results": list(rows.values()), "environment": described})
+    return outcome, result
+
+
+def _with_peak(outcome: JobOutcome, report: StepReport) -> JobOutcome:
+    """``outcome`` with a peak that was measured; a job goes on without one."""
+    if report.fault is not None:
+        print(f"no roofline: {report.fault.message}", flush=True)
+    where = rating.with_peak(outcome.environment, report.peak)
+    return outcome.model_copy(update={"environment": where})
 
 
 def _other(
@@ -139,7 +190,9 @@ def _step(name: str, spec_path: Path, spec: AnySpec, scratch: Path, number: int 
     """Run one step in a child; a child that dies is reported by its signal or exit code."""
     command = [sys.executable, "-m", "bench.job.worker", name, str(spec_path), str(scratch)]
     command.append(str(number))
-    (scratch / f"{name}.json").unlink(missing_ok=True)  # what an earlier round said is no answer
+    report, aside = scratch / f"{name}.json", _aside(scratch, name)
+    report.unlink(missing_ok=True)  # what an earlier round said is no answer
+    aside.unlink(missing_ok=True)
     child = subprocess.Popen(command, env=_child_environment(spec))
     try:
         code = child.wait()
@@ -150,16 +203,29 @@ def _step(name: str, spec_path: Path, spec: AnySpec, scratch: Path, number: int 
         except subprocess.TimeoutExpired:
             child.kill()
         raise
-    report = scratch / f"{name}.json"
     if code == 0 and report.is_file():
         return StepReport.model_validate_json(report.read_bytes())
+    if aside.is_file():
+        print(f"{name}: in its profiler {_death(code)}; the row is kept without operators")
+        return StepReport.model_validate_json(aside.read_bytes())
     return StepReport(fault=Fault(message=_death(code)))
+
+
+def _aside(scratch: Path, name: str) -> Path:
+    return scratch / f"{name}{profile.MEASURED}"
 
 
 def _child_environment(spec: AnySpec) -> dict[str, str]:
     threads = str(spec.threads or available_cores())
+    inherited = dict(os.environ)
+    if isinstance(spec, JobSpec) and spec.pin is not None:
+        # OpenMP's own binding ties the thread that starts TVM's pool, and so the whole pool, to one
+        # core; TVM's counts from core 0, whatever it is allowed. Both stay within the mask without.
+        for name in _BINDING:
+            inherited.pop(name, None)
+        inherited["TVM_BIND_THREADS"] = "0"
     return {
-        **os.environ,
+        **inherited,
         "OMP_NUM_THREADS": threads,
         "TVM_NUM_THREADS": threads,
         "PYTHONUNBUFFERED": "1",

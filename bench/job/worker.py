@@ -29,10 +29,12 @@ from bench.job import (
     measure,
     models,
     modes,
+    peak,
     reference,
     train,
 )
 from bench.job.backends.base import Backend, Prepared, Programs
+from bench.job.profile import taking
 from bench.jobs import AnySpec
 from bench.limits import available_cores
 from bench.record import Fault, JobSpec, Parity, Result, StepReport, TvmLibrary
@@ -88,10 +90,12 @@ def run_step(step: str, spec: AnySpec, out: Path, number: int = 0) -> StepReport
     if step == "reference":
         reference.write(spec, models.build(spec), out)
         return StepReport()
+    if step == "peak":
+        return StepReport(peak=peak.measure(spec))
     if step.startswith("tvm"):
         driver.ensure()  # before anything imports tvm
     backend = backends.load(step)
-    if spec.dtype not in backend.dtypes:
+    if spec.dtype not in backend.dtypes or spec.device not in backend.devices:
         return StepReport(result=_skipped(step, spec, backend))
     programs = modes.programs(spec, models.build(spec))
     if spec.kind == "compile":
@@ -101,6 +105,8 @@ def run_step(step: str, spec: AnySpec, out: Path, number: int = 0) -> StepReport
 
 def _skipped(step: str, spec: JobSpec, backend: Backend) -> Result:
     reason = f"{step} runs {', '.join(backend.dtypes)} only, not {spec.dtype}"
+    if spec.device not in backend.devices:
+        reason = f"{step} runs on {', '.join(backend.devices)} only, not {spec.device}"
     return Result.blank(step, spec).model_copy(update={"status": "skipped", "reason": reason})
 
 
@@ -144,7 +150,10 @@ def _bench(
         rounds=spec.rounds,
     )
     measured = {**work.measure(plan), "peak_memory_mib": _peak_memory_mib()}
-    return StepReport(result=result.model_copy(update=measured), tvm_library=_library(prepared))
+    report = StepReport(result=result.model_copy(update=measured), tvm_library=_library(prepared))
+    if spec.operators != "none" and number == 0:
+        report = taking.added(report, spec, prepared.ready, work, out)
+    return report
 
 
 def _why(parity: Parity) -> str:
