@@ -26,6 +26,16 @@ setup: ## make or update the virtual environment from the locks (TORCH=cpu|cuda 
 	    exit 2; }
 	@$(PYTHON) bench/host/venv.py --venv $(VENV) --torch $(TORCH)
 
+.PHONY: setup-browser
+setup-browser: setup ## add what the browser tests need beside chromium and npm
+	@for program in chromium npm; do command -v $$program >/dev/null 2>&1 || { \
+	    echo "error: missing: $$program" >&2; \
+	    echo "hint: apt-get install -y chromium nodejs npm" >&2; \
+	    exit 2; }; done
+	@$(BIN)/python -I -m pip --disable-pip-version-check install --quiet --no-deps \
+	    --require-hashes --only-binary :all: -r tests/browser/requirements.txt
+	@cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+
 .PHONY: bench
 bench: setup ## measure GPT-2 before and after TVM's optimisation (ARGS="--model gpt-nano")
 	@$(BIN)/invoke bench $(ARGS)
