@@ -21,7 +21,10 @@ from bench.tasks.images import (
     verify_image,
 )
 from bench.tasks.jobs import bench, compile, evaluate, generate, train
+from bench.tasks.profile import profile
+from bench.tasks.report import report
 from bench.tasks.runs import clean, doctor, show
+from bench.tasks.sweep import sweep
 
 __all__ = [
     "base_image",
@@ -37,9 +40,12 @@ __all__ = [
     "generate",
     "matrix",
     "mirror",
+    "profile",
+    "report",
     "results",
     "shell",
     "show",
+    "sweep",
     "train",
     "verify_image",
 ]

@@ -18,12 +18,14 @@ from bench.account import Evaluation, Generation
 from bench.catalog import (
     BACKENDS,
     DTYPES,
+    KNOWN_BACKENDS,
     MODELS,
     MODES,
     BertConfig,
     Geometry,
     GPTConfig,
 )
+from bench.cores import Cores
 from bench.operators import OperatorProfile
 from bench.roofline import Energy, Peak, Roofline
 from bench.system import SystemState
@@ -88,15 +90,14 @@ class RecordedSpec(_Record):
         default=1, description="fresh processes per backend, interleaved: A B C A B C ..."
     )
     threads: Count | None = Field(default=None, description="null takes every core the job sees")
-    pin: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        default=None, min_length=1, description="run on these cores alone; null pins nothing"
-    )
+    pin: Cores | None = Field(default=None, description="run on these alone; null pins nothing")
     operators: Literal["none", "table", "trace"] = Field(
         default="none", description="profile some calls after the timed ones; trace keeps each"
     )
     cuda_arch: str | None = Field(
         default=None, pattern=r"^sm_\d{2,3}a?$", description="null asks the GPU itself"
     )
+    mcpu: str | None = Field(default=None, min_length=1, description="null: the CPU it runs on")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     weights: Weights | None = Field(default=None, description="null: weights drawn by the seed")
@@ -149,7 +150,7 @@ class JobSpec(RecordedSpec):
     @classmethod
     def _known_backends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in BACKENDS:
+            if name not in KNOWN_BACKENDS:
                 raise ValueError(f"unknown backend '{name}'; choose from: {_join(BACKENDS)}")
         if len(set(value)) != len(value):
             raise ValueError("a backend is named twice")
@@ -203,11 +204,8 @@ class Latency(_Record):
         order: list[int] | None = None,
     ) -> Latency:
         """Summarise raw samples. Percentiles interpolate linearly, as numpy.percentile does."""
-        tenths = (
-            statistics.quantiles(samples, n=10, method="inclusive")
-            if len(samples) > 1
-            else samples * 9
-        )
+        several = len(samples) > 1
+        tenths = statistics.quantiles(samples, n=10, method="inclusive") if several else samples * 9
         return cls(
             samples=samples,
             process=process,
@@ -351,6 +349,7 @@ class StepReport(_Record):
     result: Result | None = None
     fault: Fault | None = None
     tvm_library: TvmLibrary | None = None
+    peak: Peak | None = None
     training: Training | None = None
     generation: Generation | None = None
     evaluation: Evaluation | None = None
@@ -387,6 +386,7 @@ class RunRecord(_Record):
     reason: str | None
     engine: str
     image: ImageRef | None
+    content: str | None = Field(default=None, description="sha256 of local code and locks that ran")
     environment: Environment | None
     spec: RecordedSpec
     results: list[Result]

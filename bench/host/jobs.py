@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.errors import JobFailed
 from bench.host import choose, launch, pins, report, runs
 from bench.host.console import ERR, OUT
+from bench.host.engine import limits
 from bench.host.store import Store
 from bench.jobs import AnySpec
 from bench.record import RunRecord
@@ -26,10 +27,16 @@ class Place:
     base: str | None = None
     image: str | None = None
     out: Path = Path("results")
+    limits: str | None = None
 
 
-def run_job(spec: AnySpec, place: Place, inputs: Mapping[str, Path] | None = None) -> None:
-    """Choose an engine, run the spec on it, print what came of it.
+def run_job(
+    spec: AnySpec,
+    place: Place,
+    inputs: Mapping[str, Path] | None = None,
+    also: Callable[[RunRecord, Path], None] | None = None,
+) -> None:
+    """Choose an engine, run the spec on it, print what came of it, and what ``also`` prints.
 
     Raises:
         UsageFault: the request cannot be met.
@@ -37,7 +44,10 @@ def run_job(spec: AnySpec, place: Place, inputs: Mapping[str, Path] | None = Non
     """
     record, path = _run(spec, place, inputs, None)
     print_run(record)
+    if also is not None:
+        also(record, path)
     OUT.print(f"kept in {path}", markup=False, soft_wrap=True)
+    OUT.print(f"as a page: invoke report {path}", style="dim", markup=False, soft_wrap=True)
     if record.status == "failed":
         raise _failed(record, path)
 
@@ -69,7 +79,7 @@ def print_run(record: RunRecord) -> None:
         return
     if record.results:
         OUT.print(report.table(record))
-    for line in (*report.notes(record), *report.comparisons(record), *report.account(record)):
+    for line in report.sentences(record):
         OUT.print(line, markup=False, soft_wrap=True)
     said = report.summary(record)
     if said:
@@ -83,6 +93,7 @@ def _run(
     on_text: Callable[[str], None] | None,
 ) -> tuple[RunRecord, Path]:
     store = Store.of(os.environ)
+    bounds = limits.load(place.limits, os.environ)
     pinned = pins.load()
     gpu = spec.device == "cuda" and spec.kind != "compile"
     profile = place.profile
@@ -93,7 +104,14 @@ def _run(
     ERR.print(f"{chosen.engine.name}: {chosen.why}", style="dim", markup=False)
     store.prepare()
     return launch.run(
-        spec, chosen.engine, chosen.image, place.out, store, inputs=inputs, on_text=on_text
+        spec,
+        chosen.engine,
+        chosen.image,
+        place.out,
+        store,
+        inputs=inputs,
+        on_text=on_text,
+        limits=bounds,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,9 +12,10 @@ from pydantic import ValidationError
 from bench import jobs, training
 from bench.catalog import OUTCOME_FILE, SCRATCH_DIR
 from bench.errors import JobFailed, UsageFault
-from bench.host import curve, git, report, runs, stats
+from bench.host import aftermath, curve, git, local_content, report, runs, stats, untrusted
 from bench.host.console import ERR, job_progress
 from bench.host.engine.base import Ending, Engine, Launch
+from bench.host.engine.limits import Limits
 from bench.host.interrupts import held
 from bench.host.runs import RunDirectory
 from bench.host.store import Store
@@ -22,6 +24,14 @@ from bench.record import ImageRef, JobOutcome, JobSpec, Result, RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 _TAIL = 15
+_TAIL_BYTES = 2**16
+# A job's word is bounded before it is read, its talk before it is kept.
+_OUTCOME_BYTES = 2**28
+_LOG_BYTES = 2**28
+
+
+class Interrupted(JobFailed):
+    """The user ended the run; what the job had done is published."""
 
 
 def run(
@@ -33,12 +43,14 @@ def run(
     *,
     inputs: Mapping[str, Path] | None = None,
     on_text: Callable[[str], None] | None = None,
+    limits: Limits | None = None,
 ) -> tuple[RunRecord, Path]:
     """Run ``spec`` on ``engine`` and publish what came of it under ``out``.
 
     ``inputs`` are what the spec asks for beside itself, and ``on_text`` is given generated text
     as it comes. A job that fails, is killed, times out or is interrupted is published too. A
-    request that could not be met leaves nothing.
+    request that could not be met leaves nothing. ``limits`` are what the job may take, with a
+    disk budget for this run where they have none.
 
     Returns:
         The record, and the directory it was published in.
@@ -46,8 +58,9 @@ def run(
     Raises:
         UsageFault: ``out`` cannot be written, the engine cannot start the job, or the job
             found its request impossible.
-        JobFailed: it was interrupted; what it had done is published.
+        Interrupted: the user ended it; what it had done is published.
     """
+    content = local_content.of(ROOT) if image is None else None
     directory = runs.create(out, spec)
     launch = Launch(
         run_id=directory.run_id,
@@ -56,22 +69,26 @@ def run(
         timeout_s=spec.timeout_s,
         gpu=spec.device == "cuda" and spec.kind != "compile",  # which needs none
         inputs={name: path.resolve() for name, path in (inputs or {}).items()},
+        limits=(limits or Limits()).of_run(
+            runs.needed_mib(spec) * 2**20, shutil.disk_usage(directory.path).free
+        ),
+        pin=spec.pin if isinstance(spec, JobSpec) else None,
     )
     assert set(launch.inputs) == set(spec.inputs), "the host lays out what the spec asks for"
     try:
-        ending = _follow(engine, launch, directory, f"{spec.kind} {spec.model}", on_text)
+        ending = _follow(engine, launch, directory, spec, on_text)
     except KeyboardInterrupt:
         with held():
-            _, path = _publish(directory, spec, engine, image, "interrupted by the user")
+            _, path = _publish(directory, spec, engine, image, content, "interrupted by the user")
         hint = f"what the job had done is kept in {path}{_resume(path)}"
-        raise JobFailed("interrupted", hint=hint) from None
+        raise Interrupted("interrupted", hint=hint) from None
     except BaseException as error:
         with held():
             if training.settle(directory.path) is None:
                 directory.discard()
             else:  # hours of training: whatever went wrong, they are kept
                 reason = f"{type(error).__name__}: {error}"
-                _publish(directory, spec, engine, image, reason)
+                _publish(directory, spec, engine, image, content, reason)
         raise
     outcome = _outcome(directory)
     impossible = outcome and outcome.fault and outcome.fault.exit_code == UsageFault.exit_code
@@ -79,7 +96,7 @@ def run(
         assert outcome is not None and outcome.fault is not None
         directory.discard()
         raise UsageFault(outcome.fault.message, hint=outcome.fault.hint)
-    record, path = _publish(directory, spec, engine, image, _reason(ending, outcome))
+    record, path = _publish(directory, spec, engine, image, content, _reason(ending, outcome))
     store.trim()
     return record, path
 
@@ -94,9 +111,10 @@ def _resume(path: Path) -> str:
 def log_tail(path: Path) -> list[str]:
     """The last lines of a published run's log, without the lines that tell progress."""
     try:
-        lines = (path / runs.LOG).read_text(errors="replace").splitlines()
+        text = untrusted.tail(path / runs.LOG, _TAIL_BYTES).decode(errors="replace")
     except OSError:
         return []
+    lines = text.splitlines()
     return [line for line in lines if not line.startswith(("progress ", TEXT_LINE))][-_TAIL:]
 
 
@@ -104,15 +122,27 @@ def _follow(
     engine: Engine,
     launch: Launch,
     directory: RunDirectory,
-    what: str,
+    spec: AnySpec,
     on_text: Callable[[str], None] | None,
 ) -> Ending:
     # Unbuffered: what a killed host had been told is in the log, and a full disk says so at once.
-    with directory.log.open("wb", buffering=0) as log, job_progress(what) as show:
+    what = f"{spec.kind} {spec.model}"
+    written = 0
+    with directory.log.open("w+b", buffering=0) as log, job_progress(what) as show:
+
+        def note(line: str) -> None:
+            nonlocal written
+            if written > _LOG_BYTES:
+                return
+            encoded = f"{line}\n".encode(errors="replace")
+            written += len(encoded)
+            if written > _LOG_BYTES:
+                encoded = b"the log ends here: it is too long\n"
+            log.write(encoded)
 
         def on_line(line: str) -> None:
             try:
-                log.write(f"{line}\n".encode())
+                note(line)
             except OSError as error:
                 raise UsageFault(
                     f"cannot write {directory.log}: {error.strerror}",
@@ -124,12 +154,22 @@ def _follow(
             else:
                 show(line)
 
-        return engine.run(launch, on_line)
+        try:
+            ending = engine.run(launch, on_line)
+        finally:
+            with held():
+                for said in aftermath.tidy(directory, spec, log):
+                    ERR.print(f"the job tampered with its run: {said}", markup=False)
+        if ending.cause == "disk budget":
+            told = "; ".join((str(ending.detail), *aftermath.cut(launch)))
+            ending = dataclasses.replace(ending, detail=told)
+        return ending
 
 
 def _outcome(directory: RunDirectory) -> JobOutcome | None:
     try:
-        return JobOutcome.model_validate_json((directory.path / OUTCOME_FILE).read_bytes())
+        text = untrusted.read(directory.path / OUTCOME_FILE, _OUTCOME_BYTES)
+        return JobOutcome.model_validate_json(text)
     except (OSError, ValidationError):  # killed before it wrote one
         return None
 
@@ -166,6 +206,7 @@ def _publish(
     spec: AnySpec,
     engine: Engine,
     image: ImageRef | None,
+    content: str | None,
     reason: str | None,
 ) -> tuple[RunRecord, Path]:
     outcome = _outcome(directory)
@@ -192,6 +233,8 @@ def _publish(
         reason=reason,
         engine=engine.name,
         image=image,
+        # Edited while the job ran: nobody knows which of the two it was.
+        content=content if content and content == local_content.of(ROOT) else None,
         environment=environment,
         spec=spec.recorded(),
         results=results,

@@ -9,10 +9,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from bench import cores
 from bench.account import Generation
-from bench.catalog import AFTER, BEFORE
-from bench.host import stats
+from bench.catalog import AFTER, BEFORE, PEERS, RUNGS
+from bench.host import ladder, stats
 from bench.record import Latency, Parity, Result, RunRecord
+from bench.roofline import Peak, Roofline
 from bench.training import Training
 
 _TTFT, _MAX_ERROR = "TTFT ms", "max error"
@@ -31,11 +33,18 @@ _COLUMNS = (
     ("peak MiB", False),
     (_MAX_ERROR, True),
     ("top-1", False),
+    # From here on a column is left out of report.md where no row has a figure for it.
+    ("GFLOP/s", False),
+    ("of GEMM peak", False),
+    ("GB/s", False),
+    ("of read peak", False),
+    ("J/token", False),
 )
-_HEADINGS = [name for name, _ in _COLUMNS]
-_LEFT = 2  # so many columns are text
+OPTIONAL = 5
+HEADINGS = [name for name, _ in _COLUMNS]
+LEFT = 2  # so many columns are text
 _ROLE = {BEFORE: "before", AFTER: "after"}
-_NO_VALUE = "-"
+NO_VALUE = "-"
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Row:
 def rows(record: RunRecord) -> list[Row]:
     """The table's rows: before, after, then each peer by its latency; failed ones last."""
     base = _median(next((r for r in record.results if r.backend == BEFORE), None))
-    return [_row(result, base) for result in sorted(record.results, key=_order)]
+    return [_row(result, base) for result in sorted(record.results, key=order)]
 
 
 def summary(record: RunRecord) -> str | None:
@@ -63,7 +72,7 @@ def summary(record: RunRecord) -> str | None:
     peers = [
         (median, result.backend)
         for result in record.results
-        if result.backend.startswith("torch") and (median := _median(result)) is not None
+        if result.backend in PEERS and (median := _median(result)) is not None
     ]
     if peers:
         best, name = min(peers)
@@ -91,10 +100,16 @@ def comparisons(record: RunRecord) -> list[str]:
             continue  # a record from elsewhere: a call of no time has no ratio
         ratio = stats.paired_ratio(theirs, mine)
         lines.append(
-            f"{AFTER} takes {ratio.estimate:.3f} of {name}'s time (99% interval {ratio.low:.3f} to "
-            f"{ratio.high:.3f}, {ratio.rounds} rounds): {stats.verdict(ratio)}"
+            f"{AFTER} takes {ratio.estimate:.3f} of {name}'s time ({_interval(ratio)}, "
+            f"{ratio.rounds} rounds): {stats.verdict(ratio)}"
         )
     return [plain(line) for line in lines]
+
+
+def _interval(ratio: stats.Ratio) -> str:
+    if ratio.bounded:
+        return f"99% interval {ratio.low:.3f} to {ratio.high:.3f}"
+    return "no 99% interval"
 
 
 def headline(record: RunRecord) -> str:
@@ -116,9 +131,9 @@ def table(record: RunRecord) -> Table:
     # 80 characters hold one of the two.
     left_out = _MAX_ERROR if any(result.ttft_ms for result in record.results) else _TTFT
     on_terminal = [shown and name != left_out for name, shown in _COLUMNS]
-    for index, (name, shown) in enumerate(zip(_HEADINGS, on_terminal, strict=True)):
+    for index, (name, shown) in enumerate(zip(HEADINGS, on_terminal, strict=True)):
         if shown:
-            built.add_column(name, justify="left" if index < _LEFT else "right", no_wrap=True)
+            built.add_column(name, justify="left" if index < LEFT else "right", no_wrap=True)
     for row in rows(record):
         style = {"failed": "red", "skipped": "dim"}.get(row.status)
         cells = zip(row.cells, on_terminal, strict=True)
@@ -169,6 +184,32 @@ def _of_generation(done: Generation) -> str:
     return text
 
 
+def sentences(record: RunRecord) -> list[str]:
+    """Whatever is said of a run below its table, in order."""
+    measured = [*ladder.lines(record), *comparisons(record), *rooflines(record)]
+    return [*notes(record), *measured, *account(record)]
+
+
+def rooflines(record: RunRecord) -> list[str]:
+    """How near *after* comes to what limits it; without it, each backend. [] without a peak."""
+    peak = record.environment.peak if record.environment else None
+    found = {row.backend: row.roofline for row in record.results if row.roofline}
+    if peak is None:
+        return []
+    chosen = {AFTER: found[AFTER]} if AFTER in found else found
+    return [plain(_of_roofline(name, one, peak)) for name, one in chosen.items()]
+
+
+def _of_roofline(name: str, found: Roofline, peak: Peak) -> str:
+    if found.bound == "compute":
+        rate, share = f"{found.gflops:.3g} GFLOP/s", f"{found.gemm_fraction:.0%} of the GEMM peak"
+        best = peak.gemm_gflops
+    else:
+        rate, share = f"{found.gb_s:.3g} GB/s", f"{found.read_fraction:.0%} of the read peak"
+        best = peak.read_gb_s
+    return f"{name}: {rate}, {share} ({best:.3g}); {found.bound} bound"
+
+
 def notes(record: RunRecord) -> list[str]:
     """Why rows have no figure, each with its backend's name."""
     return [plain(row.note) for row in rows(record) if row.note]
@@ -183,13 +224,8 @@ def markdown(record: RunRecord) -> str:
     said = summary(record)
     lines += ["", f"**{_inert(said)}**"] if said else []
     if record.results:
-        lines += ["", "| " + " | ".join(_HEADINGS) + " |"]
-        lines += ["|" + "|".join(["---"] * _LEFT + ["---:"] * (len(_COLUMNS) - _LEFT)) + "|"]
-        lines += ["| " + " | ".join(map(_inert, row.cells)) + " |" for row in rows(record)]
-    lines += [
-        "",
-        *(f"- {_inert(note)}" for note in (*notes(record), *comparisons(record), *account(record))),
-    ]
+        lines += ["", *_table(rows(record))]
+    lines += ["", *(f"- {_inert(note)}" for note in sentences(record))]
     lines += [
         "",
         "Latency is one call of the whole batch, in decoding one token of each sequence, with "
@@ -199,10 +235,32 @@ def markdown(record: RunRecord) -> str:
         "the largest absolute error of a logit against the float64 reference; top-1 the share "
         "of positions with the same most likely token. Raw samples are in record.json.",
     ]
+    if any(result.roofline for result in record.results):
+        lines += [
+            "",
+            "GFLOP/s and GB/s are what a call needs at least, counted from the model's geometry, "
+            "over its median time; the peaks are measured in this run (docs/roofline.md).",
+        ]
+    if any(result.energy for result in record.results):
+        lines += ["", "J/token is the whole machine's energy while the calls were timed."]
     if record.environment:
         lines += ["", "| environment | |", "|---|---|"]
         lines += [f"| {_inert(key)} | {_inert(value)} |" for key, value in environment(record)]
     return "\n".join(lines) + "\n"
+
+
+def _table(found: list[Row]) -> list[str]:
+    """The rows as Markdown."""
+    every = len(_COLUMNS) - OPTIONAL
+    shown = [
+        index
+        for index in range(len(_COLUMNS))
+        if index < every or any(row.cells[index] != NO_VALUE for row in found)
+    ]
+    lines = [[HEADINGS[index] for index in shown]]
+    lines += [["---" if index < LEFT else "---:" for index in shown]]
+    lines += [[_inert(row.cells[index]) for index in shown] for row in found]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
 def environment(record: RunRecord) -> list[tuple[str, str]]:
@@ -213,6 +271,15 @@ def environment(record: RunRecord) -> list[tuple[str, str]]:
     pairs = [
         ("cpu", f"{where.cpu}, {where.cores} cores, {where.memory_mib} MiB"),
         ("gpu", f"{where.gpu}, driver {where.driver}" if where.gpu else "none"),
+        *(
+            [
+                ("GEMM peak", f"{where.peak.gemm_gflops:.1f} GFLOP/s ({where.peak.gemm})"),
+                ("read peak", f"{where.peak.read_gb_s:.1f} GB/s ({where.peak.read})"),
+            ]
+            if where.peak
+            else []
+        ),
+        *([("pinned to", f"cores {cores.listed(record.spec.pin)}")] if record.spec.pin else []),
         ("kernel", where.kernel),
         ("python", where.python),
         *sorted(where.packages.items()),
@@ -232,21 +299,23 @@ def plain(text: str) -> str:
 
 def _row(result: Result, base: float | None) -> Row:
     latency = result.latency_ms
-    first = f"{result.ttft_ms.median:.2f}" if result.ttft_ms else _NO_VALUE
-    figures = (first, result.status, *[_NO_VALUE] * 3)
+    first = f"{result.ttft_ms.median:.2f}" if result.ttft_ms else NO_VALUE
+    figures = (first, result.status, *[NO_VALUE] * 3)
     if latency:
-        times = (_middle(latency), latency.p10, latency.p90)
+        times = (middle(latency), latency.p10, latency.p90)
         figures = (first, *(f"{ms:.2f}" for ms in times), str(len(latency.samples)))
     cached = "*" if result.compile_cached else ""
     cells = (
         result.backend,
-        _ROLE.get(result.backend, "peer" if result.backend.startswith("torch") else ""),
+        _ROLE.get(result.backend, "peer" if result.backend in PEERS else ""),
         *figures,
         _number(result.tokens_per_s, ".0f"),
-        f"{base / _middle(latency):.2f}x" if latency and base else _NO_VALUE,
+        f"{base / middle(latency):.2f}x" if latency and base else NO_VALUE,
         _number(result.compile_s, ".1f") + cached,
         _number(result.peak_memory_mib, ".0f"),
         *_parity_cells(result.parity),
+        *_roofline_cells(result.roofline),
+        _number(result.energy.per_token_j if result.energy else None, ".3g"),
     )
     reasons = [result.reason] if result.reason else result.unstable
     note = f"{result.backend}: {'; '.join(reasons)}" if reasons else None
@@ -255,28 +324,42 @@ def _row(result: Result, base: float | None) -> Row:
 
 def _parity_cells(parity: Parity | None) -> tuple[str, str]:
     if parity is None:
-        return _NO_VALUE, _NO_VALUE
+        return NO_VALUE, NO_VALUE
     error = "not finite" if parity.max_abs_err is None else f"{parity.max_abs_err:.1e}"
     return error, f"{parity.top1_agreement:.1%}"
 
 
-def _order(result: Result) -> tuple[int, float]:
+def _roofline_cells(found: Roofline | None) -> tuple[str, str, str, str]:
+    if found is None:
+        return NO_VALUE, NO_VALUE, NO_VALUE, NO_VALUE
+    return (
+        f"{found.gflops:.1f}",
+        f"{found.gemm_fraction:.0%}",
+        f"{found.gb_s:.1f}",
+        f"{found.read_fraction:.0%}",
+    )
+
+
+def order(result: Result) -> tuple[int, float]:
+    """What rows are sorted by: before, after, then peers by their latency; failed ones last."""
+    if result.backend in RUNGS:  # in their order, between before and after
+        return 0, float("inf")
     rank = {BEFORE: 0, AFTER: 1}.get(result.backend, 2)
     median = _median(result)
     return (rank, median) if median is not None else (3, 0.0)
 
 
 def _median(result: Result | None) -> float | None:
-    return _middle(result.latency_ms) if result and result.latency_ms else None
+    return middle(result.latency_ms) if result and result.latency_ms else None
 
 
-def _middle(latency: Latency) -> float:
+def middle(latency: Latency) -> float:
     """The median of the rounds' medians: a round with more samples weighs no more."""
     return statistics.median(stats.round_medians(latency.samples, latency.process))
 
 
 def _number(value: float | None, form: str) -> str:
-    return _NO_VALUE if value is None else format(value, form)
+    return NO_VALUE if value is None else format(value, form)
 
 
 def _inert(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench import cores
 from bench.catalog import MODELS, BertConfig
 from bench.errors import UsageFault
 from bench.generation import EvaluateSpec, GenerateSpec
@@ -124,10 +125,18 @@ def spec_from(**options: Any) -> JobSpec:
             given["mode"] = "encode"
     if isinstance(given.get("backends"), str):
         given["backends"] = _split(given["backends"])
+    if isinstance(given.get("pin"), str):
+        given["pin"] = cores.parse(given["pin"])
     try:
-        return JobSpec.model_validate(given)
+        spec = JobSpec.model_validate(given)
     except ValidationError as error:
         raise _refusal(error, "bench") from error
+    if spec.pin is not None and spec.threads is not None and spec.threads > len(spec.pin):
+        raise UsageFault(
+            f"--threads {spec.threads} is more than the {len(spec.pin)} cores of --pin",
+            hint="leave --threads out: a pinned run has a thread for each of its cores",
+        )
+    return spec
 
 
 def _split(names: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from bench.host import (
     report,
     runs,
     toolchain,
+    untrusted,
     verify,
 )
 from bench.host import doctor as examination
@@ -184,6 +185,7 @@ def clean(out: Path, *, images: bool) -> None:
     freed = Store.of(os.environ).clear()
     OUT.print(f"artefact store: {freed / GIB:.2f} GiB freed")
     for path in runs.stale(out):
+        untrusted.settle(path)
         if training.settle(path) is not None:
             kept = f"kept, for its checkpoint: invoke train --resume {path}"
             OUT.print(kept, markup=False, soft_wrap=True)

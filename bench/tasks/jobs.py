@@ -8,17 +8,21 @@ from pathlib import Path
 from invoke import Context
 
 from bench.tasks.guard import help_if_asked, verb
-from bench.tasks.options import GPU, JOB
+from bench.tasks.options import GPU, JOB, MCPU, PIN
 
 
 @verb(
     help={
         **JOB,
         "gpu": GPU,
-        "backends": "comma-separated; default: torch-eager,torch-compile,tvm-none,tvm-default,"
-        "tvm-optimized",
+        "backends": "comma-separated; default: torch-eager,torch-compile,onnxruntime,tvm-none,"
+        "tvm-default,tvm-optimized",
+        "mcpu": MCPU,
+        "ladder": "measure every rung from tvm-none to tvm-optimized, and --backends beside them",
         "repeats": "samples per backend, 10 or more (default: at least 10, for at least 3 s)",
         "rounds": "fresh processes per backend, in turn; 10 or more allow a verdict (default: 1)",
+        "pin": PIN,
+        "operators": "profile some more calls afterwards, for where the time goes (default: yes)",
     }
 )
 def bench(
@@ -35,15 +39,21 @@ def bench(
     seq_len: str | None = None,
     dtype: str | None = None,
     backends: str | None = None,
+    ladder: bool = False,
     repeats: str | None = None,
     rounds: str | None = None,
+    operators: bool = True,
     threads: str | None = None,
+    pin: str | None = None,
+    mcpu: str | None = None,
     seed: str | None = None,
     timeout: str | None = None,
+    limits: str | None = None,
     out: str = "results",
 ) -> None:
     """Measure a GPT before and after TVM's optimisation, beside its peers; print the table."""
     from bench.host import jobs, request
+    from bench.host import ladder as rungs
 
     asked = request.job(
         weights,
@@ -55,20 +65,26 @@ def bench(
         batch_size=batch_size,
         seq_len=seq_len,
         dtype=dtype,
-        backends=backends,
+        backends=rungs.backends(backends) if ladder else backends,
         repeats=repeats,
         rounds=rounds,
+        operators="table" if operators else "none",
         threads=threads,
+        pin=pin,
+        mcpu=mcpu,
         seed=seed,
         timeout_s=timeout,
     )
-    jobs.run_job(asked.spec, jobs.Place(engine, profile, base, image, Path(out)), asked.inputs)
+    jobs.run_job(
+        asked.spec, jobs.Place(engine, profile, base, image, Path(out), limits), asked.inputs
+    )
 
 
 @verb(
     help={
         **JOB,
         "backends": "comma-separated TVM backends (default: tvm-none,tvm-default,tvm-optimized)",
+        "mcpu": MCPU,
         "cuda-arch": "compile for this GPU architecture, as sm_86; needs no GPU",
     }
 )
@@ -87,8 +103,10 @@ def compile(
     backends: str = "tvm-none,tvm-default,tvm-optimized",
     cuda_arch: str | None = None,
     threads: str | None = None,
+    mcpu: str | None = None,
     seed: str | None = None,
     timeout: str | None = None,
+    limits: str | None = None,
     out: str = "results",
 ) -> None:
     """Compile only, and keep the library and its parameters, so that bench need not."""
@@ -107,14 +125,18 @@ def compile(
         dtype=dtype,
         backends=backends,
         threads=threads,
+        mcpu=mcpu,
         seed=seed,
         timeout_s=timeout,
     )
-    jobs.run_job(asked.spec, jobs.Place(engine, profile, base, image, Path(out)), asked.inputs)
+    jobs.run_job(
+        asked.spec, jobs.Place(engine, profile, base, image, Path(out), limits), asked.inputs
+    )
 
 
 _PLACE_HELP = {
-    name: JOB[name] for name in ("engine", "profile", "base", "image", "threads", "timeout", "out")
+    name: JOB[name]
+    for name in ("engine", "profile", "base", "image", "threads", "timeout", "limits", "out")
 }
 
 
@@ -165,6 +187,7 @@ def train(
     base: str | None = None,
     image: str | None = None,
     timeout: str | None = None,
+    limits: str | None = None,
     out: str = "results",
 ) -> None:
     """Train a character-level GPT on a text, or go on with one; Ctrl-C keeps the checkpoint."""
@@ -192,7 +215,7 @@ def train(
         threads=threads,
         timeout_s=timeout,
     )
-    jobs.run_job(spec, jobs.Place(engine, profile, base, image, Path(out)), inputs)
+    jobs.run_job(spec, jobs.Place(engine, profile, base, image, Path(out), limits), inputs)
 
 
 @verb(
@@ -204,7 +227,8 @@ def train(
         "temperature": "below 1 is bolder in what is likely, 0 takes the likeliest (default: 1)",
         "top-k": "draw from so many of the likeliest (default: all)",
         "seed": "the same gives the same text (default: 0)",
-        "backend": "torch-eager (default), torch-compile, tvm-none, tvm-default, tvm-optimized",
+        "backend": "torch-eager (default), torch-compile, onnxruntime, tvm-none, tvm-default, "
+        "tvm-optimized",
         "gpu": GPU,
     }
 )
@@ -224,6 +248,7 @@ def generate(
     backend: str | None = None,
     threads: str | None = None,
     timeout: str | None = None,
+    limits: str | None = None,
     out: str = "results",
 ) -> None:
     """Continue a prompt with a trained model; the text comes as it is made."""
@@ -243,7 +268,7 @@ def generate(
         threads=threads,
         timeout_s=timeout,
     )
-    place = jobs.Place(engine, profile, base, image, Path(out))
+    place = jobs.Place(engine, profile, base, image, Path(out), limits)
     jobs.generate(asked.spec, place, asked.inputs, prompt or "")
 
 
@@ -270,6 +295,7 @@ def evaluate(
     batches: str | None = None,
     threads: str | None = None,
     timeout: str | None = None,
+    limits: str | None = None,
     out: str = "results",
 ) -> None:
     """Measure a model's perplexity on a text's validation split, backend beside backend."""
@@ -286,4 +312,6 @@ def evaluate(
         threads=threads,
         timeout_s=timeout,
     )
-    jobs.run_job(asked.spec, jobs.Place(engine, profile, base, image, Path(out)), asked.inputs)
+    jobs.run_job(
+        asked.spec, jobs.Place(engine, profile, base, image, Path(out), limits), asked.inputs
+    )

@@ -17,7 +17,13 @@ JOB = {
     "threads": "cores to use (default: all the job sees)",
     "seed": "of weights and inputs (default: 0)",
     "timeout": "seconds after which the job is stopped (default: 3600)",
+    "limits": "what the job may take: memory=8g,pids=4096,cpus=2,disk=20g,file=20g,tmp=4g, any of "
+    "them (docs/container.md)",
     "out": "where runs are kept (default: results)",
 }
 
 GPU = "run on the GPU, in a CUDA profile; never falls back to a CPU or to local"
+
+MCPU = "the CPU that TVM compiles for, as LLVM names it: haswell (default: this machine's)"
+
+PIN = "run on these cores alone, as 0-3,6; `lscpu -e` tells which share one (default: any)"

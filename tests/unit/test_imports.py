@@ -17,6 +17,8 @@ NEUTRAL = {
     "bench.catalog",
     "bench.checkpoint",
     "bench.contract",
+    "bench.cores",
+    "bench.counts",
     "bench.errors",
     "bench.generation",
     "bench.jobs",
