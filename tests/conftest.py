@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import hypothesis
 import pytest
+import setuptools  # noqa: F401  before anything imports distutils: it refuses to replace it later
 
 ROOT = Path(__file__).resolve().parents[1]
 
