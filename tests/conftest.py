@@ -6,6 +6,7 @@ Docker test that cannot run fails instead of being skipped.
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -15,9 +16,11 @@ from typing import NoReturn
 
 import hypothesis
 import pytest
-import setuptools  # noqa: F401  before anything imports distutils: it refuses to replace it later
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Inductor needs it, and it refuses to be imported after whatever imports distutils.
+importlib.import_module("setuptools")
 
 # Machines are shared and noisy: a slow example is no failure.
 hypothesis.settings.register_profile("shared", deadline=None, print_blob=True)
