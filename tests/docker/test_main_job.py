@@ -118,11 +118,13 @@ def test_docker_and_local_give_records_that_differ_only_where_they_may(
 
 def comparable(record: RunRecord) -> dict[str, object]:
     """The record without engine, image, environment, timings and the rounding of errors."""
-    whole = record.model_dump(exclude={"run_id", "engine", "image", "environment"})
+    # A local run is told by its content, one in a container by its image.
+    whole = record.model_dump(exclude={"run_id", "engine", "image", "content", "environment"})
     for row in whole["results"]:
         timed = ("latency_ms", "ttft_ms", "tokens_per_s", "compile_s", "peak_memory_mib")
-        for measured in (*timed, "warmup_calls"):
+        for measured in (*timed, "warmup_calls", "energy", "operators"):
             row[measured] = row[measured] is not None
+        row["roofline"] = {k: row["roofline"][k] for k in ("flops", "bytes_moved")}
         del row["unstable"]  # what the machine did meanwhile
         row["parity"] = {k: row["parity"][k] for k in ("reference", "passed", "top1_agreement")}
         # The address of an artefact holds torch's build, which the two may not share.
