@@ -1,6 +1,6 @@
 """The pages in docs/ and the README: verbs, options, targets and links that they name exist."""
 
-# ruff: noqa: RUF001
+# ruff: noqa: RUF001 -- its marks of a placeholder are meant
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """docs/troubleshooting.md: made from the code, and nothing that the code can say is left out."""
 
-# ruff: noqa: RUF001
+# ruff: noqa: RUF001 -- its marks of a placeholder are meant
 
 from __future__ import annotations
 

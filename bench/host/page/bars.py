@@ -16,6 +16,7 @@ from bench.host.page.table import Table
 from bench.record import Result, RunRecord
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _BAR_IN = 0.36  # of height for each bar
@@ -160,7 +161,7 @@ def _drawn(title: str, panels: Sequence[Panel]) -> Callable[[Canvas], Figure]:
     return draw
 
 
-def _one(canvas: Canvas, axes, place: int, bar: Bar, top: float) -> None:  # type: ignore[no-untyped-def]
+def _one(canvas: Canvas, axes: Axes, place: int, bar: Bar, top: float) -> None:
     ink = canvas.palette["ink"]
     axes.barh(
         place,

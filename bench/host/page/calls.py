@@ -12,6 +12,7 @@ from bench.host.page.table import Table
 from bench.record import RunRecord
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _SHOWN = 240  # points of one series; more are a smear, and megabytes
@@ -53,7 +54,7 @@ def distributions(record: RunRecord) -> Chart | None:
     return Chart("calls", title, words, draw, table)
 
 
-def _calls(canvas: Canvas, axes, one: Series) -> None:  # type: ignore[no-untyped-def]
+def _calls(canvas: Canvas, axes: Axes, one: Series) -> None:
     canvas.dress(axes, grid="y")
     places = _chosen(len(one.samples))
     axes.plot(
@@ -78,7 +79,7 @@ def _calls(canvas: Canvas, axes, one: Series) -> None:  # type: ignore[no-untype
     axes.locator_params(axis="x", integer=True, nbins=6)
 
 
-def _histogram(canvas: Canvas, axes, one: Series) -> None:  # type: ignore[no-untyped-def]
+def _histogram(canvas: Canvas, axes: Axes, one: Series) -> None:
     canvas.dress(axes, grid="x")
     axes.hist(
         one.samples,

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from xml.sax.saxutils import escape
 
 from bench.host.page.palette import PAPER, THEMED, Palette, themed
@@ -47,11 +47,11 @@ class Canvas:
         made.suptitle(title, x=0.005, ha="left", weight="bold", fontsize=_POINTS[self.wide] + 1.5)
         return made
 
-    def dress(self, axes: Axes, *, grid: str = "both") -> None:
+    def dress(self, axes: Axes, *, grid: Literal["x", "y", "both"] = "both") -> None:
         """The ground, frame and grid that all charts share."""
         axes.set_facecolor("none")
         axes.grid(visible=False)
-        axes.grid(visible=True, axis=grid, color=self.palette["grid"], linewidth=0.7)  # type: ignore[arg-type]
+        axes.grid(visible=True, axis=grid, color=self.palette["grid"], linewidth=0.7)
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)

@@ -14,6 +14,7 @@ from bench.operators import OperatorProfile, kind_of
 from bench.record import Result, RunRecord
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _SHOWN = 8  # operators of one backend in a chart; the table has all of them
@@ -87,7 +88,7 @@ def _chart(name: str, title: str, rows: list[Profiled]) -> Chart:
     return Chart(name, title, words, draw)
 
 
-def _panel(canvas: Canvas, axes, row: Result, profile: OperatorProfile) -> None:  # type: ignore[no-untyped-def]
+def _panel(canvas: Canvas, axes: Axes, row: Result, profile: OperatorProfile) -> None:
     canvas.dress(axes, grid="x")
     parts = _parts(profile)
     most = max(ms for _, ms in parts) or 1.0

@@ -1,6 +1,6 @@
 """The errors as one page of Markdown, grouped by area, each with its own anchor."""
 
-# ruff: noqa: RUF001
+# ruff: noqa: RUF001 -- its marks of a placeholder are meant
 # Values stand in angle quotation marks, which no message has of its own.
 
 from __future__ import annotations

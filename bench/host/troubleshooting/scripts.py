@@ -1,6 +1,6 @@
 """The errors of the shell scripts, the Makefile and the programs inside the Dockerfile."""
 
-# ruff: noqa: RUF001, RUF002
+# ruff: noqa: RUF001, RUF002 -- its marks of a placeholder are meant
 # Values stand in angle quotation marks, which no message has of its own.
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every place in the Python code that makes an error which a user may see."""
 
-# ruff: noqa: RUF001
+# ruff: noqa: RUF001 -- its marks of a placeholder are meant
 # Values stand in angle quotation marks, which no message has of its own.
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A name is followed to what it was assigned, a call of ours to what it returns, a
 its module's calls hand over, and a choice into all its branches. What is left is a value.
 """
 
-# ruff: noqa: RUF001, RUF002
+# ruff: noqa: RUF001, RUF002 -- its marks of a placeholder are meant
 # Values stand in angle quotation marks, which no message has of its own.
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class _Heads:
 
 # The ignore: TVM has no type hints, so that its mutator is Any to mypy.
 @api.mutator
-class _UseAttention(api.PyExprMutator):  # type: ignore[misc]
+class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no types
     """One walk over ``main``."""
 
     def __init__(self, mod: Any, target: CompileTarget) -> None:

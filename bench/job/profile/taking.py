@@ -40,7 +40,7 @@ def added(
         if spec.operators == "trace":
             pid = spec.backends.index(name) + 1
             trace.add(scratch.parent, scratch, pid, name, recordings)
-    except Exception:
+    except Exception:  # whatever a profiler runs into, what was measured is kept; the log has it
         traceback.print_exc()
         print(f"{name}: the profiler failed; the row is kept without operators", flush=True)
     else:
