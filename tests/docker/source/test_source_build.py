@@ -78,7 +78,8 @@ def built(
 
 def in_container(client: DockerClient, reference: str, script: str) -> str:
     """What a shell script prints in an image."""
-    command = ["sh", "-euc", script]
+    # One stream: Docker gives the lines of two in no promised order.
+    command = ["sh", "-euc", f"exec 2>&1\n{script}"]
     return str(client.containers.run(reference, command, remove=True, stderr=True).decode())
 
 
