@@ -40,6 +40,10 @@ setup-browser: setup ## add what the browser tests need beside chromium and npm
 bench: setup ## measure GPT-2 before and after TVM's optimisation (ARGS="--model gpt-nano")
 	@$(BIN)/invoke bench $(ARGS)
 
+.PHONY: benchmark
+benchmark: setup ## measure all backends on eight workloads, three times; print the table (hours)
+	@$(BIN)/python -m benchmarks.peers $(ARGS)
+
 .PHONY: test
 test: setup ## run the tests, but for the slow ones (ARGS="-k record")
 	@$(BIN)/pytest $(ARGS)

@@ -1,0 +1,165 @@
+"""TVM against its peers, from several runs: ``python -m benchmarks.peers`` (``make benchmark``).
+
+Each run is a sweep of peers.toml in a directory of its own, and is resumed where it was
+interrupted. A table follows, as Markdown: one row a workload, rounds of all runs taken together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.catalog import AFTER, PEERS
+from bench.errors import UsageFault
+from bench.host import runs, stats
+from bench.host.stats import Ratio
+from bench.record import RunRecord
+
+ROOT = Path(__file__).resolve().parent.parent
+SWEEP = Path(__file__).with_name("peers.toml")
+
+
+@dataclass
+class Workload:
+    """What was measured of one workload: by backend, the medians of its rounds, ms, in order.
+
+    ``compute``, ``read`` are the shares of the run's peak GEMM rate and read bandwidth that
+    ``AFTER`` reached, one number a run; ``compile_s`` what compiling it took, as its artefact
+    remembers it; ``unstable`` counts the runs with a row that is marked so.
+    """
+
+    name: str
+    rounds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    compute: list[float] = field(default_factory=list)
+    read: list[float] = field(default_factory=list)
+    compile_s: float | None = None
+    runs: int = 0
+    unstable: int = 0
+
+    def add(self, record: RunRecord) -> None:
+        """Another run of it. Rounds of one run stay side by side in every backend's list."""
+        measured = [row for row in record.results if row.latency_ms is not None]
+        self.runs += 1
+        self.unstable += any(row.unstable for row in measured)
+        for row in measured:
+            assert row.latency_ms is not None
+            latency = row.latency_ms
+            self.rounds[row.backend] += stats.round_medians(latency.samples, latency.process)
+            if row.backend == AFTER:
+                self.compile_s = row.compile_s
+                if row.roofline is not None:
+                    self.compute.append(row.roofline.gemm_fraction)
+                    self.read.append(row.roofline.read_fraction)
+
+    def ms(self, backend: str) -> float | None:
+        """The median of a backend's rounds, ms."""
+        taken = self.rounds.get(backend)
+        return statistics.median(taken) if taken else None
+
+    def best_peer(self) -> str | None:
+        """The peer with the least median."""
+        timed = [(ms, peer) for peer in PEERS if (ms := self.ms(peer)) is not None]
+        return min(timed)[1] if timed else None
+
+    def speedup(self, peer: str) -> Ratio | None:
+        """The time of ``peer`` over that of ``AFTER``: above 1, TVM is faster.
+
+        None where their rounds are no pairs: one of them failed in a run.
+        """
+        base, new = self.rounds.get(AFTER, []), self.rounds.get(peer, [])
+        if not base or len(base) != len(new):
+            return None
+        return stats.paired_ratio(base, new)
+
+
+def collect(records: Iterable[RunRecord]) -> list[Workload]:
+    """The workloads of these runs, in the order in which they first come."""
+    found: dict[str, Workload] = {}
+    for record in records:
+        spec = record.spec
+        name = f"{spec.model} {spec.mode} {spec.seq_len}"
+        if spec.batch_size != 1:
+            name += f", batch {spec.batch_size}"
+        found.setdefault(name, Workload(name)).add(record)
+    return list(found.values())
+
+
+def table(workloads: Sequence[Workload]) -> list[str]:
+    """The Markdown table: medians in ms, the ratio with its 99% interval, shares of the peaks."""
+    names = (*PEERS, AFTER)
+    lines = [
+        f"| workload | {' | '.join(names)} | best peer ÷ {AFTER} | | of GEMM peak | of read peak |"
+        " compiled in s | rounds |",
+        "|---" * (len(names) + 7) + "|",
+    ]
+    for one in workloads:
+        cells = [one.name, *(_number(one.ms(name)) for name in names)]
+        cells += [*_against(one), _share(one.compute), _share(one.read), _number(one.compile_s)]
+        counted = f"{len(one.rounds.get(AFTER, []))} of {one.runs} runs"
+        cells.append(counted + (f", {one.unstable} unstable" if one.unstable else ""))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _against(one: Workload) -> tuple[str, str]:
+    peer = one.best_peer()
+    ratio = one.speedup(peer) if peer else None
+    if ratio is None:
+        return "-", "-"
+    bounds = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.bounded else ""
+    # The ratio is the peer's time over ours: where the peer is slower, TVM is faster.
+    told = {"slower": "faster", "faster": "slower"}.get(found := stats.verdict(ratio), found)
+    return f"{ratio.estimate:.2f}{bounds}", f"{told} than {peer}" if told in _SHOWN else told
+
+
+_SHOWN = ("faster", "slower")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def _share(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.0%}" if values else "-"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Sweep as often as asked, then print the table."""
+    parser = argparse.ArgumentParser("benchmarks.peers", description=__doc__)
+    parser.add_argument("--runs", type=int, default=3, help="sweeps, each in its own directory")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmark")
+    parser.add_argument("--sweep", type=Path, default=SWEEP, help="the workloads")
+    parser.add_argument("--table", action="store_true", help="measure nothing: what --out has")
+    asked = parser.parse_args(arguments)
+    folders = [asked.out / str(number) for number in range(1, asked.runs + 1)]
+    if not asked.table:
+        for folder in folders:
+            print(f"run {folder.name} of {asked.runs}: {folder}", file=sys.stderr)
+            command = [sys.executable, "-m", "invoke", "sweep", str(asked.sweep)]
+            code = subprocess.call([*command, "--out", str(folder)], cwd=ROOT)
+            if code:
+                return code
+    try:
+        records = [runs.read_record(path / runs.RECORD) for one in folders for path in _in(one)]
+    except UsageFault as fault:
+        print(f"error: {fault.message}\nhint: {fault.hint}", file=sys.stderr)
+        return fault.exit_code
+    if not records:
+        print(f"error: no run under {asked.out}\nhint: make benchmark", file=sys.stderr)
+        return 2
+    print("\n".join(table(collect(records))))
+    return 0
+
+
+def _in(folder: Path) -> list[Path]:
+    return sorted(runs.listed(folder)) if folder.is_dir() else []
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,90 @@
+"""The table of `make benchmark`: rounds of all runs together, paired, and nothing made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.host import runs
+from bench.host.sweep import file
+from bench.host.sweep.matrix import expand
+from bench.record import RunRecord
+from benchmarks import peers
+from tests.unit.histories import record, rounds
+
+OURS, ORT, EAGER = "tvm-optimized", "onnxruntime", "torch-eager"
+
+
+def run(name: str, ort: float, count: int = 5, seed: int = 0) -> RunRecord:
+    return record(
+        name,
+        {
+            EAGER: rounds(30.0, count, seed=seed + 1),
+            ORT: rounds(ort, count, seed=seed + 2),
+            OURS: rounds(10.0, count, seed=seed + 3),
+        },
+    )
+
+
+def row(lines: list[str]) -> list[str]:
+    assert len(lines) == 3, "a heading, its rule and one workload"
+    return [cell.strip() for cell in lines[-1].strip("|").split("|")]
+
+
+def test_rounds_of_several_runs_are_taken_together_against_the_best_peer() -> None:
+    (one,) = peers.collect([run("a", 12.0), run("b", 12.0, seed=10), run("c", 12.0, seed=20)])
+    assert one.runs == 3
+    assert len(one.rounds[OURS]) == 15
+    assert one.best_peer() == ORT
+    cells = row(peers.table([one]))
+    assert cells[1] == "30.0" or cells[1].startswith(("29.", "30."))
+    assert cells[5].startswith("1.2") or cells[5].startswith("1.19")
+    assert cells[6] == "faster than onnxruntime"
+    assert cells[-1].startswith("15 of 3 runs")
+
+
+@pytest.mark.parametrize(
+    ("ort", "count", "told"),
+    [
+        (8.0, 12, "slower than onnxruntime"),
+        (10.0, 12, "no difference shown"),
+        (12.0, 5, "too few rounds"),
+    ],
+)
+def test_what_is_not_shown_to_be_faster_is_not_called_so(ort: float, count: int, told: str) -> None:
+    assert row(peers.table(peers.collect([run("a", ort, count)])))[6] == told
+
+
+def test_rounds_that_are_no_pairs_give_no_ratio() -> None:
+    """A peer that failed in one of the runs ran beside none of that run's rounds."""
+    lacking = record("b", {EAGER: rounds(30.0, 5), OURS: rounds(10.0, 5)})
+    cells = row(peers.table(peers.collect([run("a", 12.0), lacking])))
+    assert cells[5:7] == ["-", "-"]
+
+
+def test_the_file_asks_for_every_workload_and_peer_that_the_table_is_for() -> None:
+    cells = expand(file.read(peers.SWEEP), peers.SWEEP)
+    assert not cells.impossible
+    asked = {(c.spec.model, c.spec.mode, c.spec.seq_len, c.spec.batch_size) for c in cells.possible}
+    assert asked == {
+        *(("gpt2", "prefill", length, 1) for length in (64, 128, 512)),
+        *(("gpt2", "decode", length, 1) for length in (128, 1000)),
+        ("gpt2", "decode", 128, 8),
+        ("bert-base", "encode", 128, 1),
+        ("gpt-nano", "prefill", 64, 1),
+    }
+    for cell in cells.possible:
+        assert set(cell.spec.backends) == {*peers.PEERS, OURS}
+
+
+def test_it_prints_what_its_directories_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in ("1", "2"):
+        made = runs.create(tmp_path / number, run("x", 12.0).spec)
+        made.publish(run(made.run_id, 12.0), "")
+    assert peers.main(["--table", "--runs", "2", "--out", str(tmp_path)]) == 0
+    assert "10 of 2 runs" in capsys.readouterr().out
+    assert peers.main(["--table", "--out", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.startswith("error: no run under")
