@@ -124,7 +124,7 @@ def gemms(device: str, dtype: str, n: int) -> list[Candidate]:
     if device == "cpu" and kind is torch.float32:
         x, w, y = a.numpy(), b.numpy(), out.numpy()
         ways["numpy.matmul"] = lambda: np.matmul(x, w, out=y)
-        if torch.backends.mkldnn.is_available():
+        if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # theirs
             packed, weight = a.to_mkldnn(), b.to_mkldnn()
             ways["oneDNN's linear"] = lambda: torch.nn.functional.linear(packed, weight)
     return [Candidate(f"{name} of {n}x{n}", 2.0 * n**3, call) for name, call in ways.items()]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.catalog import PEERS
 from bench.host import runs
 from bench.host.sweep import file
 from bench.host.sweep.matrix import expand
-from bench.record import RunRecord
+from bench.record import JobSpec, RunRecord
 from benchmarks import peers
 from tests.unit.histories import record, rounds
 
@@ -75,14 +76,14 @@ def test_the_file_asks_for_every_workload_and_peer_that_the_table_is_for() -> No
         ("gpt-nano", "prefill", 64, 1),
     }
     for cell in cells.possible:
-        assert set(cell.spec.backends) == {*peers.PEERS, OURS}
+        assert set(cell.spec.backends) == {*PEERS, OURS}
 
 
 def test_it_prints_what_its_directories_have(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in ("1", "2"):
-        made = runs.create(tmp_path / number, run("x", 12.0).spec)
+        made = runs.create(tmp_path / number, JobSpec())
         made.publish(run(made.run_id, 12.0), "")
     assert peers.main(["--table", "--runs", "2", "--out", str(tmp_path)]) == 0
     assert "10 of 2 runs" in capsys.readouterr().out
