@@ -34,6 +34,6 @@ def on_device(result: Result) -> str | None:
         return f"{result.backend}: timed by one clock ({latency.clock})"
     host = max(0.0, 1 - inner / whole)
     return (
-        f"{result.backend}: {inner:.3f} of {whole:.3f} ms on the device ({latency.clock}); "
-        f"{host:.0%} is the host's launching and waiting"
+        f"{result.backend}: {inner:.3f} of {whole:.3f} ms on the device ({latency.clock}), gaps "
+        f"between kernels included; {host:.0%} lies before and after"
     )

@@ -229,8 +229,8 @@ def test_reports_have_the_device_s_time_beside_the_host_s() -> None:
     assert "| device ms |" in text and "| 1.050 |" in text and "by the device's own clock" in text
     first, second = report.on_device(found)
     assert first == (
-        "tvm-optimized: 1.050 of 2.100 ms on the device (host and CUDA events); "
-        "50% is the host's launching and waiting"
+        "tvm-optimized: 1.050 of 2.100 ms on the device (host and CUDA events), gaps "
+        "between kernels included; 50% lies before and after"
     )
     assert second.startswith("torch-eager: timed by one clock (host; no CUDA events: ")
     assert "\x1b" not in second
