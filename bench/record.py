@@ -8,8 +8,6 @@ optional ones under the same ``schema_version``; a spec refuses them.
 
 from __future__ import annotations
 
-import math
-import statistics
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -26,6 +24,7 @@ from bench.catalog import (
     GPTConfig,
 )
 from bench.cores import Cores
+from bench.latency import Latency as Latency  # a record's part, for whoever reads records
 from bench.operators import OperatorProfile
 from bench.roofline import Energy, Peak, Roofline
 from bench.system import SystemState
@@ -36,7 +35,6 @@ MIN_SAMPLES = 10  # fewer cannot carry a p10 and a p90
 
 Status = Literal["ok", "failed"]
 RowStatus = Literal["ok", "failed", "skipped"]
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -178,54 +176,6 @@ class JobSpec(RecordedSpec):
             )
         if self.cuda_arch and self.device != "cuda":
             raise ValueError("cuda_arch is set but the device is cpu; choose device cuda")
-        return self
-
-
-class Latency(_Record):
-    """Milliseconds for one call of the whole batch. ``samples`` are raw, in the order taken.
-
-    Where there were several rounds, ``process`` has for every sample the backend's process that
-    took it, counted from 0, and ``order`` that process's place in the whole run's schedule.
-    """
-
-    samples: list[Milliseconds] = Field(min_length=1)
-    process: list[int] | None = None
-    order: list[int] | None = None
-    median: Milliseconds
-    p10: Milliseconds
-    p90: Milliseconds
-    min: Milliseconds
-
-    @classmethod
-    def of(
-        cls,
-        samples: list[float],
-        process: list[int] | None = None,
-        order: list[int] | None = None,
-    ) -> Latency:
-        """Summarise raw samples. Percentiles interpolate linearly, as numpy.percentile does."""
-        several = len(samples) > 1
-        tenths = statistics.quantiles(samples, n=10, method="inclusive") if several else samples * 9
-        return cls(
-            samples=samples,
-            process=process,
-            order=order,
-            median=statistics.median(samples),
-            p10=tenths[0],
-            p90=tenths[-1],
-            min=min(samples),
-        )
-
-    @model_validator(mode="after")
-    def _summary_belongs_to_samples(self) -> Latency:
-        # A summary edited by hand, or samples cut short, must not pass for a measurement.
-        if not math.isclose(self.median, statistics.median(self.samples), rel_tol=1e-9):
-            raise ValueError("median is not the median of samples")
-        if self.min != min(self.samples):
-            raise ValueError("min is not the least of samples")
-        for beside in (self.process, self.order):
-            if beside is not None and len(beside) != len(self.samples):
-                raise ValueError("process and order do not run parallel to samples")
         return self
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 
 from rich import box
@@ -12,8 +11,9 @@ from rich.table import Table
 from bench import cores
 from bench.account import Generation
 from bench.catalog import AFTER, BEFORE, PEERS, RUNGS
-from bench.host import ladder, stats
-from bench.record import Latency, Parity, Result, RunRecord
+from bench.host import ladder, stats, timing
+from bench.host.timing import device_middle, middle
+from bench.record import Parity, Result, RunRecord
 from bench.roofline import Peak, Roofline
 from bench.training import Training
 
@@ -34,13 +34,15 @@ _COLUMNS = (
     (_MAX_ERROR, True),
     ("top-1", False),
     # From here on a column is left out of report.md where no row has a figure for it.
+    ("device ms", False),
     ("GFLOP/s", False),
     ("of GEMM peak", False),
     ("GB/s", False),
     ("of read peak", False),
     ("J/token", False),
 )
-OPTIONAL = 5
+OPTIONAL = 6
+ELSEWHERE = 5  # the last so many have tables of their own on the page
 HEADINGS = [name for name, _ in _COLUMNS]
 LEFT = 2  # so many columns are text
 _ROLE = {BEFORE: "before", AFTER: "after"}
@@ -186,8 +188,18 @@ def _of_generation(done: Generation) -> str:
 
 def sentences(record: RunRecord) -> list[str]:
     """Whatever is said of a run below its table, in order."""
-    measured = [*ladder.lines(record), *comparisons(record), *rooflines(record)]
+    compared = [*ladder.lines(record), *comparisons(record)]
+    measured = [*compared, *on_device(record), *rooflines(record)]
     return [*notes(record), *measured, *account(record)]
+
+
+def on_device(record: RunRecord) -> list[str]:
+    """How much of each backend's time is the device's by its own clock, or why that is not known.
+
+    [] for a run on a CPU, where there is no other clock than the host's.
+    """
+    told = (timing.on_device(result) for result in sorted(record.results, key=order))
+    return [plain(line) for line in told if line]
 
 
 def rooflines(record: RunRecord) -> list[str]:
@@ -235,6 +247,12 @@ def markdown(record: RunRecord) -> str:
         "the largest absolute error of a logit against the float64 reference; top-1 the share "
         "of positions with the same most likely token. Raw samples are in record.json.",
     ]
+    if any(result.latency_ms and result.latency_ms.device_ms for result in record.results):
+        lines += [
+            "",
+            "Device ms is the same calls by the device's own clock; all else is by the host's, "
+            "which a user waits by (docs/statistics.md).",
+        ]
     if any(result.roofline for result in record.results):
         lines += [
             "",
@@ -314,6 +332,7 @@ def _row(result: Result, base: float | None) -> Row:
         _number(result.compile_s, ".1f") + cached,
         _number(result.peak_memory_mib, ".0f"),
         *_parity_cells(result.parity),
+        _number(device_middle(latency) if latency else None, ".3f"),
         *_roofline_cells(result.roofline),
         _number(result.energy.per_token_j if result.energy else None, ".3g"),
     )
@@ -351,11 +370,6 @@ def order(result: Result) -> tuple[int, float]:
 
 def _median(result: Result | None) -> float | None:
     return middle(result.latency_ms) if result and result.latency_ms else None
-
-
-def middle(latency: Latency) -> float:
-    """The median of the rounds' medians: a round with more samples weighs no more."""
-    return statistics.median(stats.round_medians(latency.samples, latency.process))
 
 
 def _number(value: float | None, form: str) -> str:

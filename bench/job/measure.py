@@ -1,7 +1,8 @@
 """Warm-up, synchronise, repeat: raw samples of one staged call.
 
 The clock is ``time.perf_counter_ns`` on the host; the device is synchronised before the clock
-is started and before it is read, so that a sample is the whole latency of one call.
+is started and before it is read, so that a sample is the whole latency of one call. A device's own
+clock may time the same calls beside it (``bench.job.clock``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bench.job.clock import HOST, Clock
 from bench.job.warmup import Warmup, WarmupPlan, warm_up
+from bench.latency import Latency
 from bench.record import MIN_SAMPLES
 
 
@@ -59,31 +62,46 @@ class SamplingPlan:
         return cls(least, most, for_s, warmup, give_up_s)
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """The calls that were timed, and the warm-up before them, which was thrown away."""
+
+    latency: Latency
+    warmed: Warmup
+
+
 def sample(
     call: Callable[[], object],
     synchronize: Callable[[], None],
     plan: SamplingPlan,
     on_warm: Callable[[], None] = lambda: None,
-) -> tuple[list[float], Warmup]:
-    """Milliseconds of each call, in order, after a warm-up that is thrown away.
+    clock: Clock = HOST,
+) -> Sampled:
+    """Time ``call`` by the host's clock, and by ``clock`` beside it, after a warm-up.
 
     ``on_warm`` is called between the two.
     """
 
     def whole() -> None:
         call()
+        clock.end()  # behind the call's own work, and before the wait
         synchronize()
 
     warmed = warm_up(whole, plan.warmup)
     on_warm()
     samples: list[float] = []
+    device: list[float] = []
     started = time.perf_counter()
     while not _enough(len(samples), time.perf_counter() - started, plan):
         synchronize()
+        clock.begin()  # before the host's is read: it takes microseconds that are not the call's
         begin = time.perf_counter_ns()
         whole()
         samples.append((time.perf_counter_ns() - begin) / 1e6)
-    return samples, warmed
+        seen = clock.read()
+        if seen is not None:
+            device.append(seen)
+    return Sampled(Latency.of(samples, device_ms=device or None, clock=clock.name), warmed)
 
 
 def _enough(taken: int, elapsed_s: float, plan: SamplingPlan) -> bool:

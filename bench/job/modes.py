@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 from bench.catalog import DECODE_STEPS, GPTConfig
-from bench.job import decoder, gpt, measure, reference
+from bench.job import clock, decoder, gpt, measure, reference
 from bench.job.backends.base import Program, Programs, Ready
 from bench.job.decoder import Decoder
 from bench.job.energy import Meter
 from bench.job.measure import SamplingPlan
 from bench.job.models import Model
 from bench.job.warmup import Warmup
-from bench.record import JobSpec, Latency
+from bench.latency import Latency
+from bench.record import JobSpec
 from bench.roofline import Energy
 
 FORWARD = "forward"
@@ -77,7 +78,7 @@ class Forward:
 
     def measure(self, plan: SamplingPlan) -> dict[str, Any]:
         tokens = self._spec.batch_size * self._spec.seq_len
-        latency, warmed, used = _sample(self.call(), self._ready, plan, tokens)
+        latency, warmed, used = _sample(self._spec, self._ready, self.call(), plan, tokens)
         return {
             "latency_ms": latency,
             "tokens_per_s": tokens / (latency.median / 1e3),
@@ -121,9 +122,15 @@ class Decode:
     def measure(self, plan: SamplingPlan) -> dict[str, Any]:
         tokens = reference.timed_tokens(self._spec)
         first, *_ = _sample(
-            lambda: self._decoder.prefill(tokens), self._ready, plan, tokens.numel()
+            self._spec,
+            self._ready,
+            lambda: self._decoder.prefill(tokens),
+            plan,
+            tokens.numel(),
         )
-        latency, warmed, used = _sample(self.call(), self._ready, plan, self._spec.batch_size)
+        latency, warmed, used = _sample(
+            self._spec, self._ready, self.call(), plan, self._spec.batch_size
+        )
         return {
             "ttft_ms": first,
             "latency_ms": latency,
@@ -138,13 +145,15 @@ def _capacity(spec: JobSpec) -> int:
 
 
 def _sample(
-    call: Callable[[], Any], ready: Ready, plan: SamplingPlan, tokens: int
+    spec: JobSpec, ready: Ready, call: Callable[[], Any], plan: SamplingPlan, tokens: int
 ) -> tuple[Latency, Warmup, Energy | None]:
     """Samples of ``call``, which is of so many tokens, and the energy that they took."""
+    beside = clock.beside(ready, spec.device)
     meter = Meter()
     try:
-        samples, warmed = measure.sample(call, ready.synchronize, plan, meter.start)
-        return Latency.of(samples), warmed, meter.stop(len(samples), tokens)
+        taken = measure.sample(call, ready.synchronize, plan, meter.start, beside)
+        used = meter.stop(len(taken.latency.samples), tokens)
+        return taken.latency, taken.warmed, used
     finally:
         meter.close()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bench.catalog import BEFORE
-from bench.record import JobSpec, Latency, Result
+from bench.latency import Latency
+from bench.record import JobSpec, Result
 
 # The unoptimised *before* takes minutes a process; three show a factor of hundreds.
 _OF_BEFORE = 3
@@ -58,17 +59,8 @@ def joined(row: Result, more: Result) -> Result:
 
 
 def _numbered(latency: Latency | None, number: int, place: int) -> Latency | None:
-    if latency is None:
-        return None
-    count = len(latency.samples)
-    return latency.model_copy(update={"process": [number] * count, "order": [place] * count})
+    return None if latency is None else latency.numbered(number, place)
 
 
 def _joined(first: Latency | None, more: Latency | None) -> Latency | None:
-    if first is None or more is None:
-        return first
-    return Latency.of(
-        [*first.samples, *more.samples],
-        [*(first.process or []), *(more.process or [])],
-        [*(first.order or []), *(more.order or [])],
-    )
+    return first if first is None or more is None else first.joined(more)

@@ -88,9 +88,9 @@ def test_the_meter_starts_after_the_warm_up() -> None:
         seen.append("call")
 
     plan = measure.SamplingPlan.of(10, slow_by_nature=False, warm_s=100.0)
-    samples, warmed = measure.sample(call, lambda: None, plan, lambda: seen.append("warm"))
-    assert seen.index("warm") == warmed.calls
-    assert len(seen) - seen.index("warm") - 1 == len(samples)
+    taken = measure.sample(call, lambda: None, plan, lambda: seen.append("warm"))
+    assert seen.index("warm") == taken.warmed.calls
+    assert len(seen) - seen.index("warm") - 1 == len(taken.latency.samples)
 
 
 def test_processes_of_one_backend_are_summed() -> None:

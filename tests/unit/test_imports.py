@@ -22,6 +22,7 @@ NEUTRAL = {
     "bench.errors",
     "bench.generation",
     "bench.jobs",
+    "bench.latency",
     "bench.limits",
     "bench.operators",
     "bench.record",

@@ -31,7 +31,7 @@ class Device:
 def test_exactly_as_many_samples_as_asked_for() -> None:
     device = Device()
     plan = SamplingPlan.of(25, slow_by_nature=False)
-    samples, _ = sample(device.run, device.synchronize, plan)
+    samples = sample(device.run, device.synchronize, plan).latency.samples
     assert len(samples) == 25
     assert device.calls > 25  # warm-up calls are not among them
     assert device.unwaited == 0
@@ -41,9 +41,9 @@ def test_exactly_as_many_samples_as_asked_for() -> None:
 def test_adaptive_takes_at_least_ten_and_at_most_a_hundred() -> None:
     device = Device()
     adaptive = SamplingPlan.of(None, slow_by_nature=False)
-    assert len(sample(device.run, device.synchronize, adaptive)[0]) == 100
+    assert len(sample(device.run, device.synchronize, adaptive).latency.samples) == 100
     hurried = SamplingPlan(for_s=0.0)
-    assert len(sample(device.run, device.synchronize, hurried)[0]) == 10
+    assert len(sample(device.run, device.synchronize, hurried).latency.samples) == 10
 
 
 @pytest.mark.parametrize("repeats", [None, 50])
@@ -53,16 +53,16 @@ def test_only_the_slow_before_may_stop_at_three(repeats: int | None) -> None:
     assert SamplingPlan.of(repeats, slow_by_nature=False).give_up_s is None
     device = Device()
     spent = SamplingPlan(least=50, most=50, for_s=0.0, give_up_s=0.0)
-    assert len(sample(device.run, device.synchronize, spent)[0]) == 3
+    assert len(sample(device.run, device.synchronize, spent).latency.samples) == 3
 
 
 def test_what_the_gate_has_warmed_up_is_not_warmed_up_again() -> None:
     device = Device()
     warm = SamplingPlan.of(10, slow_by_nature=False, warm_s=60.0)
-    assert len(sample(device.run, device.synchronize, warm)[0]) == device.calls == 10
+    assert len(sample(device.run, device.synchronize, warm).latency.samples) == device.calls == 10
 
 
 def test_a_sample_is_in_milliseconds_and_covers_the_call() -> None:
     device = Device(seconds=0.005)
     plan = SamplingPlan(least=10, most=10, for_s=0.0, warmup=WarmupPlan(0.0, 0.0))
-    assert min(sample(device.run, device.synchronize, plan)[0]) >= 5.0
+    assert min(sample(device.run, device.synchronize, plan).latency.samples) >= 5.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.host import report
+from bench.host import report, timing
 from bench.host.history import series
 from bench.host.history.series import Series
 from bench.host.page.chart import Canvas, Chart, number, short
@@ -101,7 +101,7 @@ def _chosen(count: int) -> list[int]:
 def _middle(one: Series) -> float:
     latency = one.result.latency_ms if one.metric == "latency" else one.result.ttft_ms
     assert latency is not None  # what a series is made from
-    return report.middle(latency)
+    return timing.middle(latency)
 
 
 def _summary(one: Series) -> tuple[float, float, float, float, float]:

@@ -88,10 +88,10 @@ def results(record: RunRecord) -> Table | None:
     roles = {"before": "before", "after": "after"}
     kinds = [row.status if row.status != "ok" else roles.get(row.cells[1], "") for row in rows]
     # A column without a value, as the time to the first token of a prefill, only takes room; the
-    # optional ones have tables of their own.
+    # last ones have tables of their own.
     kept = [
         place
-        for place in range(len(report.HEADINGS) - report.OPTIONAL)
+        for place in range(len(report.HEADINGS) - report.ELSEWHERE)
         if any(row.cells[place] != report.NO_VALUE for row in rows)
     ]
     return Table(
@@ -106,8 +106,9 @@ def results(record: RunRecord) -> Table | None:
 
 def _parts(record: RunRecord) -> list[Part]:
     table = results(record)
+    lines = [*report.comparisons(record), *report.on_device(record)]
     return [
-        Part("results", "Results", report.comparisons(record), [], [table] if table else []),
+        Part("results", "Results", lines, [], [table] if table else []),
         Part("before-after", "Before and after", charts=_some(bars.before_and_after(record))),
         Part("account", "What the run did", report.account(record), _some(loss.loss(record))),
         Part("text", "The text", text=_text(record)),

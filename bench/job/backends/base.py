@@ -41,6 +41,14 @@ class Ready(Protocol):
 
 
 @runtime_checkable
+class Streamed(Protocol):
+    """What is ready and can tell where its calls are queued, too."""
+
+    def cuda_stream(self) -> int | None:
+        """The CUDA stream's handle, 0 for the legacy default one; None where it cannot be told."""
+
+
+@runtime_checkable
 class Recordable(Protocol):
     """What is ready and has a profiler, too. ``profiler`` is its name and version."""
 

@@ -39,6 +39,12 @@ class TorchReady:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
+    def cuda_stream(self) -> int | None:
+        if self._device.type != "cuda":
+            return None
+        handle: int = torch.cuda.current_stream(self._device).cuda_stream
+        return handle
+
     def record(self, call: Callable[[], object], again: Callable[[], bool]) -> list[Recording]:
         return kineto.record(call, again, self._device)
 

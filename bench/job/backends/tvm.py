@@ -41,6 +41,9 @@ class TvmReady:
     def synchronize(self) -> None:
         self._any.synchronize()
 
+    def cuda_stream(self) -> int | None:
+        return self._any.cuda_stream()
+
     def record(self, call: Callable[[], object], again: Callable[[], bool]) -> list[Recording]:
         # An instrument cannot be taken off again: these are machines of its own.
         instrument = Instrument(self.synchronize)

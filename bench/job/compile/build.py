@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bench.errors import UsageFault
-from bench.job.compile import api, cudacc, rewrite
+from bench.job.compile import api, cudacc, names, rewrite
 from bench.job.compile.importer import import_module
 from bench.job.compile.library import tvm_build_id, tvm_library_path
 from bench.job.compile.pipelines import pipeline as find_pipeline
@@ -128,6 +128,10 @@ class Loaded:
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
         self.params.device.sync()
+
+    def cuda_stream(self) -> int | None:
+        """The stream that calls are queued on; None on a CPU, or where this TVM cannot tell."""
+        return names.cuda_stream(self.params.device)
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
         """The first of what the function gives for these arrays, on the host."""

@@ -11,6 +11,7 @@ import functools
 import importlib
 from typing import Any
 
+import tvm_ffi
 from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
@@ -110,6 +111,23 @@ def block_named(schedule: Any, name: str) -> Any:
     """The block of a schedule's function that is called ``name``."""
     get = getattr(schedule, "get_sblock", None) or schedule.get_block
     return get(name)
+
+
+# --- devices ----------------------------------------------------------------------------------
+
+_CUDA = 2  # DLPack's kDLCUDA
+
+
+def cuda_stream(where: Any) -> int | None:
+    """The handle of the stream that TVM queues its work for ``where`` on, 0 for the default one.
+
+    It is what its CUDA runtime asks for at every launch (TVMFFIEnvGetStream). None where ``where``
+    is no GPU, or where tvm_ffi is too old to tell.
+    """
+    ask = getattr(tvm_ffi, "get_raw_stream", None)
+    if ask is None or where.dlpack_device_type() != _CUDA:
+        return None
+    return int(ask(where))
 
 
 # --- Relax ------------------------------------------------------------------------------------
