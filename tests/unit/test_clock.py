@@ -174,8 +174,9 @@ def test_a_backend_that_cannot_be_asked_is_timed_by_the_host_alone() -> None:
 def test_backends_tell_their_stream_and_none_on_a_cpu() -> None:
     import tvm
 
-    ready = torch_eager.TorchReady({}, "cpu")
-    assert isinstance(ready, Streamed) and ready.cuda_stream() is None
+    ready: object = torch_eager.TorchReady({}, "cpu")
+    assert isinstance(ready, Streamed)
+    assert ready.cuda_stream() is None
     assert names.cuda_stream(tvm.device("cpu", 0)) is None
     # Nobody has set one: what TVM launches on is the legacy default stream, and PyTorch's too.
     assert names.cuda_stream(tvm.device("cuda", 0)) == 0
