@@ -292,6 +292,11 @@ class Fault(_Record):
     hint: str | None = None
     exit_code: int = 1
 
+    @property
+    def told(self) -> str:
+        """Both, where there is but one line for them."""
+        return f"{self.message} (hint: {self.hint})" if self.hint else self.message
+
 
 class StepReport(_Record):
     """What one step of a job, in its own process, tells the job."""

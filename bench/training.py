@@ -326,7 +326,10 @@ def read_state(checkpoint: Path) -> State:
             hint="weights alone are a beginning: invoke train --init PATH",
         ) from None
     except OSError as error:
-        raise UsageFault(f"cannot read {path}: {error.strerror}") from error
+        raise UsageFault(
+            f"cannot read {path}: {error.strerror}",
+            hint="weights alone are a beginning: invoke train --init PATH",
+        ) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])

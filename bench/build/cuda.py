@@ -18,8 +18,15 @@ STUB_LIBRARY = 34  # CUDA_ERROR_STUB_LIBRARY in cuda.h
 SONAME = "libcuda.so.1"
 
 
+_WHEELS = "docker/locks/cuda.txt says which wheels"
+
+
 class Fault(Exception):
-    """An expected failure."""
+    """An expected failure, and what to do about it."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def lay_out(wheels: Path, toolkit: Path) -> None:
@@ -30,7 +37,7 @@ def lay_out(wheels: Path, toolkit: Path) -> None:
     """
     compilers = sorted(wheels.glob("nvidia/cu*/bin/nvcc"))
     if len(compilers) != 1:
-        raise Fault(f"{len(compilers)} nvcc in CUDA's wheels, where one is expected")
+        raise Fault(f"{len(compilers)} nvcc in CUDA's wheels, where one is expected", _WHEELS)
     shutil.move(compilers[0].parents[1], toolkit)
     (toolkit / "lib64").symlink_to("lib")
     for library in sorted((toolkit / "lib").glob("*.so.*")):
@@ -60,15 +67,28 @@ def make_stub(header: Path, folder: Path) -> Path:
     text = header.read_text(encoding="utf-8", errors="replace")
     names = sorted({*functions(text), *versioned(text)})
     if not names:
-        raise Fault(f"{header} declares no functions")
+        raise Fault(
+            f"{header} declares no functions",
+            f"is it that of the wheel nvidia-cuda-runtime? {_WHEELS}",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     source, library = folder / "stub.c", folder / "libcuda.so"
     source.write_text("".join(f"int {name}(void) {{ return {STUB_LIBRARY}; }}\n" for name in names))
     command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{SONAME}", "-o", str(library), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    source.unlink()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise Fault(
+            "no stub of libcuda: gcc is not there",
+            "the base image's apt step installs it (docker/Dockerfile): build with --no-cache",
+        ) from None
+    finally:
+        source.unlink()
     if done.returncode != 0:
-        raise Fault(f"no stub of libcuda: {done.stderr.strip()}")
+        raise Fault(
+            f"no stub of libcuda: {done.stderr.strip()}",
+            "the words are gcc's: a name in cuda.h that is no C, or no room (docker system df)",
+        )
     return library
 
 
@@ -79,7 +99,13 @@ def main(arguments: list[str]) -> int:
         lay_out(wheels, toolkit)
         make_stub(toolkit / "include" / "cuda.h", stub)
     except (Fault, OSError) as error:
-        print(f"error: {error}\nhint: docker/locks/cuda.txt says which wheels", file=sys.stderr)
+        # What the kernel refuses here is nearly always room.
+        hint = (
+            error.hint
+            if isinstance(error, Fault)
+            else "is the engine's disk full? docker system df"
+        )
+        print(f"error: {error}\nhint: {hint}", file=sys.stderr)
         return 1
     return 0
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import statistics
 
-from bench.catalog import LADDER
+from bench.catalog import GPU_LADDER, LADDER
 from bench.host import stats
 from bench.record import RunRecord
 
 
-def backends(also: str | None) -> str:
+def rungs(device: str) -> tuple[str, ...]:
+    """The backends that make the ladder on "cpu" or "cuda", the lowest first."""
+    return GPU_LADDER if device == "cuda" else LADDER
+
+
+def backends(also: str | None, device: str = "cpu") -> str:
     """The rungs, comma-separated, and what else is named."""
     names = [name for name in (also or "").split(",") if name.strip()]
-    return ",".join(dict.fromkeys([*LADDER, *(name.strip() for name in names)]))
+    return ",".join(dict.fromkeys([*rungs(device), *(name.strip() for name in names)]))
 
 
 def lines(record: RunRecord) -> list[str]:
     """What each rung is worth: its time, and its factor over the rung before; [] for no ladder."""
     by_name = {result.backend: result for result in record.results}
-    if sum(name in by_name for name in LADDER) <= 2:
+    ladder = rungs(record.spec.device)
+    if sum(name in by_name for name in ladder) <= 2:
         return []
     said, before = [], None
-    for name in LADDER:
+    for name in ladder:
         latency = by_name[name].latency_ms if name in by_name else None
         if latency is None:
             continue

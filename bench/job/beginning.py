@@ -104,7 +104,9 @@ def text_of(spec: TrainSpec) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageFault(f"cannot read the text {spec.text}: {error.strerror}") from error
+        raise UsageFault(
+            f"cannot read the text {spec.text}: {error.strerror}", hint="name another: --text FILE"
+        ) from error
     text = texts.decoded(content)
     found = hashlib.sha256(content).hexdigest()
     if found != spec.text_sha256:

@@ -20,6 +20,7 @@ MODEL_TYPE = "bigram"
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _TABLE = "table.weight"
+_AGAIN = "it takes seconds to train another: invoke train --preset bigram"
 
 
 class Bigram(nn.Module):
@@ -63,16 +64,19 @@ def load(directory: Path) -> Bigram:
         size = json.loads((directory / _CONFIG).read_bytes())["vocab_size"]
         tensors = load_file(path)
     except OSError as error:
-        raise UsageFault(f"cannot read the bigram in {directory}: {error}") from error
+        raise UsageFault(f"cannot read the bigram in {directory}: {error}", hint=_AGAIN) from error
     except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise UsageFault(f"the bigram in {directory} is damaged: {error}") from error
+        raise UsageFault(f"the bigram in {directory} is damaged: {error}", hint=_AGAIN) from error
     table = tensors.get(_TABLE)
     if set(tensors) != {_TABLE} or table is None:
-        raise UsageFault(f"{path} has the tensors {sorted(tensors)}, a bigram has {_TABLE} alone")
+        raise UsageFault(
+            f"{path} has the tensors {sorted(tensors)}, a bigram has {_TABLE} alone", hint=_AGAIN
+        )
     if tuple(table.shape) != (size, size):
         raise UsageFault(
             f"{path}: {_TABLE} is {tuple(table.shape)}, but config.json's vocab_size of {size} "
-            f"wants {(size, size)}"
+            f"wants {(size, size)}",
+            hint=_AGAIN,
         )
     model = Bigram(size)
     model.load_state_dict({_TABLE: table.float()})

@@ -30,14 +30,21 @@ from bench.build import contract as build_contract
 from bench.build.cmake_cache import is_on
 from bench.build.versions import has_version
 from bench.contract import BUILT_DIR, Check, Expected, Findings
-from bench.job import driver, progress
+from bench.job import death, driver, progress
 
 CHILD_S = 900.0  # a Debug build of TVM compiles the small GPT in some 30 s on a busy machine
+_MEMORY = (
+    "give the engine's machine more: docs/contract.md#no-findings; `dmesg` says who was killed"
+)
 _SAID = 300  # so much of a failed child's last words is kept, in characters
 
 
 class NoAnswer(Exception):
-    """A child that died or failed: why, in one line."""
+    """A child that died or failed: why, in one line, and what to do if that alone tells."""
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 def ask(question: str, *arguments: str, timeout_s: float = CHILD_S) -> dict[str, Any]:
@@ -60,14 +67,9 @@ def ask(question: str, *arguments: str, timeout_s: float = CHILD_S) -> dict[str,
             answer: dict[str, Any] = json.loads(out.read_text())
             return answer
     print(said, flush=True)  # the log has all of it
-    raise NoAnswer(f"{_death(done.returncode)}: {_last_words(said)}")
-
-
-def _death(code: int) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    return f"exit status {code}"
+    code = done.returncode
+    remedy = f"too little memory? {_MEMORY}" if code == -signal.SIGKILL else None
+    raise NoAnswer(f"{death.of(code).message}: {_last_words(said)}", remedy)
 
 
 def _last_words(said: str) -> str:
@@ -137,7 +139,7 @@ class Examination:
             told = ask("identity")
         except NoAnswer as error:
             hint = "see the log: does `python -c 'import tvm'` work in the image?"
-            yield _check("tvm imports", False, "imports", error, hint)
+            yield _check("tvm imports", False, "imports", error, error.remedy or hint)
             return
         self.facts["tvm"] = told
         yield _check("tvm imports", True, "imports", f"TVM {told['tvm']}", "")
@@ -211,7 +213,7 @@ class Examination:
                     "two LLVMs in one process? link TVM's statically with symbols hidden: "
                     "--link-static and HIDE_PRIVATE_SYMBOLS"
                 )
-                yield _check(name, False, "one process", error, hint)
+                yield _check(name, False, "one process", error, error.remedy or hint)
             else:
                 yield _check(name, True, "one process", f"CPU {told['mcpu']}", "")
 
@@ -220,7 +222,8 @@ class Examination:
         try:
             told = ask("gpt-cpu")
         except NoAnswer as error:
-            yield _check(name, False, wanted, error, "the log has the traceback")
+            hint = error.remedy or "the log has the traceback"
+            yield _check(name, False, wanted, error, hint)
             return
         self.facts["gpt_cpu"] = told
         parity = told["parity"]
@@ -237,7 +240,7 @@ class Examination:
             told = ask("gpt-cuda", arch)
         except NoAnswer as error:
             hint = f"does this CUDA toolkit know sm_{arch}? nvcc --list-gpu-arch; invoke matrix"
-            yield _check(name, False, "compiles", error, hint)
+            yield _check(name, False, "compiles", error, error.remedy or hint)
             return
         self.facts.setdefault("gpt_cuda", {})[f"sm_{arch}"] = told
         yield _check(name, True, "compiles", f"compiled in {told['compile_s']:.1f} s", "")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from bench import cores, jobs
 from bench.catalog import OUTCOME_FILE, SCRATCH_DIR
 from bench.errors import BenchError
 from bench.generation import EvaluateSpec
-from bench.job import environment, profile, progress, rating, rounds, system
+from bench.job import death, environment, profile, progress, rating, rounds, system
 from bench.jobs import AnySpec
 from bench.limits import available_cores
 from bench.record import Fault, JobOutcome, JobSpec, Result, StepReport
@@ -205,10 +204,11 @@ def _step(name: str, spec_path: Path, spec: AnySpec, scratch: Path, number: int 
         raise
     if code == 0 and report.is_file():
         return StepReport.model_validate_json(report.read_bytes())
+    fault = death.of(code)
     if aside.is_file():
-        print(f"{name}: in its profiler {_death(code)}; the row is kept without operators")
+        print(f"{name}: in its profiler {fault.message}; the row is kept without operators")
         return StepReport.model_validate_json(aside.read_bytes())
-    return StepReport(fault=Fault(message=_death(code)))
+    return StepReport(fault=fault)
 
 
 def _aside(scratch: Path, name: str) -> Path:
@@ -233,16 +233,8 @@ def _child_environment(spec: AnySpec) -> dict[str, str]:
     }
 
 
-def _death(code: int) -> str:
-    if code >= 0:
-        return f"the process ended with exit code {code}"
-    name = signal.Signals(-code).name
-    also = " (out of memory?)" if name == "SIGKILL" else ""
-    return f"the process was killed by {name}{also}"
-
-
 def _failed_row(name: str, spec: JobSpec, fault: Fault | None) -> Result:
-    reason = fault.message if fault else "the step said nothing"
+    reason = fault.told if fault else "the step said nothing"
     return Result.blank(name, spec).model_copy(update={"status": "failed", "reason": reason})
 
 

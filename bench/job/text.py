@@ -18,6 +18,7 @@ from bench.errors import UsageFault
 
 VOCABULARY_FILE = "vocabulary.json"
 KIND = "characters"
+_BELONGS = "bring the vocabulary.json that `invoke train` wrote beside these very weights"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class CharTokenizer:
             if not 0 <= token < self.vocab_size:
                 raise UsageFault(
                     f"token {token} at position {place} is not in the vocabulary of "
-                    f"{self.vocab_size} characters"
+                    f"{self.vocab_size} characters",
+                    hint=_BELONGS,
                 )
         return "".join(self.characters[token] for token in ids)
 
@@ -109,13 +111,14 @@ class CharTokenizer:
             saved = json.loads(path.read_bytes())
             characters = saved["characters"] if saved["kind"] == KIND else None
         except OSError as error:
-            raise UsageFault(f"cannot read {path}: {error.strerror}") from error
+            raise UsageFault(f"cannot read {path}: {error.strerror}", hint=_BELONGS) from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise UsageFault(f"{path} is no vocabulary: {error!r}") from error
+            raise UsageFault(f"{path} is no vocabulary: {error!r}", hint=_BELONGS) from error
         if not _is_vocabulary(characters):
             raise UsageFault(
                 f'{path} is no vocabulary: "kind" must be "{KIND}" and "characters" a list of '
-                "single characters, sorted and distinct"
+                "single characters, sorted and distinct",
+                hint=_BELONGS,
             )
         return cls(tuple(characters))
 
@@ -136,7 +139,9 @@ def read(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageFault(f"cannot read the text: {error.strerror}") from error
+        raise UsageFault(
+            f"cannot read the text: {error.strerror}", hint="name another: --text FILE"
+        ) from error
     return decoded(content)
 
 

@@ -38,6 +38,8 @@ from bench.training import (
     settle_checkpoint,
 )
 
+_ANOTHER = "resume another run, or begin anew from the weights: --init PATH"
+
 MODEL_FILE = "model.safetensors"
 # What a model reads and writes text by, whichever of them it has.
 TOKENIZER_FILES = (
@@ -109,12 +111,14 @@ def check_whole(checkpoint: Path, state: State) -> None:
         try:
             found = sum_of(checkpoint / name)
         except OSError as error:
-            raise UsageFault(f"cannot resume: {name} cannot be read: {error.strerror}") from error
+            raise UsageFault(
+                f"cannot resume: {name} cannot be read: {error.strerror}", hint=_ANOTHER
+            ) from error
         if found != wanted:
             raise UsageFault(
                 f"cannot resume: {name} is damaged or of another run (sha256 {found}, "
                 f"{STATE_FILE} says {wanted})",
-                hint="resume another run, or begin anew from the weights: --init PATH",
+                hint=_ANOTHER,
             )
 
 
@@ -130,7 +134,9 @@ def restore_moments(
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UsageFault(f"cannot resume: {OPTIMIZER_FILE} cannot be read: {error}") from error
+        raise UsageFault(
+            f"cannot resume: {OPTIMIZER_FILE} cannot be read: {error}", hint=_ANOTHER
+        ) from error
     for name, parameter in model.named_parameters():
         kept: dict[str, torch.Tensor] = {"step": torch.tensor(float(step))}
         for moment in _MOMENTS:
@@ -141,13 +147,16 @@ def restore_moments(
                 has = "nothing" if tensor is None else str(tuple(tensor.shape))
                 raise UsageFault(
                     f"cannot resume: {OPTIMIZER_FILE} has {has} for {moment}.{name}, the "
-                    f"parameter is {tuple(parameter.shape)}"
+                    f"parameter is {tuple(parameter.shape)}",
+                    hint=_ANOTHER,
                 )
             kept[moment] = tensor.to(parameter.device)
         if len(kept) > 1:
             optimizer.state[parameter] = kept
     if found:
-        raise UsageFault(f"cannot resume: {OPTIMIZER_FILE} has unknown tensors: {sorted(found)}")
+        raise UsageFault(
+            f"cannot resume: {OPTIMIZER_FILE} has unknown tensors: {sorted(found)}", hint=_ANOTHER
+        )
 
 
 def tokenizer_files(checkpoint: Path) -> dict[str, bytes]:

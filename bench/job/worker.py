@@ -23,6 +23,7 @@ from bench.errors import BenchError
 from bench.generation import EvaluateSpec, GenerateSpec
 from bench.job import (
     backends,
+    death,
     driver,
     evaluate,
     generate,
@@ -59,14 +60,23 @@ def main(argv: list[str]) -> int:
         fault = Fault(message=str(error), hint=hint, exit_code=2 if full else 1)
         report = StepReport(fault=fault)
     except MemoryError:
-        report = StepReport(fault=Fault(message="out of memory"))
+        report = StepReport(fault=Fault(message="out of memory", hint=death.MEMORY))
     except Exception as error:  # a backend may raise anything; the log has the traceback
         traceback.print_exc()
-        report = StepReport(fault=Fault(message=f"{type(error).__name__}: {_first_line(error)}"))
+        said = f"{type(error).__name__}: {_first_line(error)}"
+        report = StepReport(fault=Fault(message=said, hint=_hint(error)))
     partial = out / f"{step}.partial"
     partial.write_text(report.model_dump_json())
     partial.rename(out / f"{step}.json")
     return 0
+
+
+def _hint(error: Exception) -> str | None:
+    """What to do about an error of a library, where it is known."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "a smaller --model, --batch-size or --seq-len; nvidia-smi shows who else is on it"
+    # PyTorch's on a CPU is a RuntimeError like any other.
+    return death.MEMORY if "can't allocate memory" in str(error) else None
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -128,7 +128,34 @@ def test_wheels_without_a_compiler_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cuda.main([str(tmp_path), str(tmp_path / "cuda"), str(tmp_path / "stub")]) == 1
-    assert "error: 0 nvcc" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error: 0 nvcc" in said and "hint: docker/locks/cuda.txt" in said
+
+
+@pytest.mark.parametrize(
+    ("compiler", "hint"),
+    [
+        (None, "hint: the base image's apt step installs it"),
+        ("#!/bin/sh\necho cannot find ld >&2\nexit 1\n", "hint: the words are gcc's"),
+    ],
+)
+def test_a_stub_that_fails_is_not_blamed_on_the_wheels(
+    compiler: str | None,
+    hint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "bin").mkdir()
+    if compiler is not None:
+        (tmp_path / "bin" / "gcc").write_text(compiler)
+        (tmp_path / "bin" / "gcc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}")
+    folders = [str(wheels(tmp_path / "wheels")), str(tmp_path / "cuda"), str(tmp_path / "stub")]
+    assert cuda.main(folders) == 1
+    said = capsys.readouterr().err
+    assert "error: no stub of libcuda" in said and hint in said and "cuda.txt" not in said
+    assert not (tmp_path / "stub" / "stub.c").exists()
 
 
 # --- what is known of a build ---

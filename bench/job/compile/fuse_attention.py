@@ -17,6 +17,7 @@ from bench.job.compile import api
 from bench.job.compile.api import relax
 from bench.job.compile.graph import Graph, integers
 from bench.job.compile.schedules import attention
+from bench.job.compile.schedules.gpu import attention as gpu_attention
 from bench.job.compile.target import CompileTarget
 
 _HEADS_FIRST = [0, 2, 1, 3]  # (B, T, H, D) to (B, H, T, D), and back
@@ -100,12 +101,13 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
         heads = self._heads(q, k.args[0], self.graph.matrices(product.args[1]))
         if heads is None:
             return None
-        kernel = attention.attention(
-            *(heads.b, heads.t, heads.h, heads.d),
-            scale=q_scale * k_scale,
-            causal=causal,
-            target=self.target,
-        )
+        sizes, scale = (heads.b, heads.t, heads.h, heads.d), q_scale * k_scale
+        if self.target.kind == "cuda":
+            if not gpu_attention.fits(heads.d):
+                return None
+            kernel = gpu_attention.attention(*sizes, scale=scale, causal=causal)
+        else:
+            kernel = attention.attention(*sizes, scale=scale, causal=causal, target=self.target)
         shape = (heads.b, heads.t, 3, heads.h, heads.d)
         return self._call(kernel, [self._joint(heads, shape)], _without(shape, 2), call)
 
@@ -159,9 +161,15 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
         b, h, d = heads.b, heads.h, heads.d
         if shape != (b, h, s, d) or api.float32_shape(keys) != (b, h, d, s):
             return None
-        kernel = attention.attend(b, h, d, s, scale=scale, target=self.target)
         args = [self._joint(heads, (b, 3, h, d)), *map(self.visit_expr, (keys, values, position))]
-        return self._call(kernel, args, (b, h, d), call)
+        if self.target.kind != "cuda":
+            kernel = attention.attend(b, h, d, s, scale=scale, target=self.target)
+            return self._call(kernel, args, (b, h, d), call)
+        kernel, parts = gpu_attention.attend(b, h, d, s, scale=scale), gpu_attention.parts_of(s)
+        if parts == 1:
+            return self._call(kernel, args, (b, h, d), call)
+        found = self._kernel(kernel, args, (b, h, parts, d + 2))
+        return self._call(gpu_attention.merge(b, h, d, parts), [found], (b, h, d), call)
 
     def _softmaxed(self, weights: Any) -> Any:
         """The scores that ``weights`` are the softmax of.
@@ -246,9 +254,12 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
     def _joint(self, heads: _Heads, shape: tuple[int, ...]) -> Any:
         return self.builder_.emit(relax.op.reshape(self.visit_expr(heads.joint), list(shape)))
 
-    def _call(self, kernel: Any, args: list[Any], shape: tuple[int, ...], call: Any) -> Any:
+    def _kernel(self, kernel: Any, args: list[Any], shape: tuple[int, ...]) -> Any:
         var = self.builder_.add_func(kernel, api.kernel_name(kernel))
-        result = self.builder_.emit(relax.call_tir(var, args, api.tensor_type(shape)))
+        return self.builder_.emit(relax.call_tir(var, args, api.tensor_type(shape)))
+
+    def _call(self, kernel: Any, args: list[Any], shape: tuple[int, ...], call: Any) -> Any:
+        result = self._kernel(kernel, args, shape)
         return relax.op.reshape(result, list(api.float32_shape(call) or ()))
 
 

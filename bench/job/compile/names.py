@@ -71,6 +71,8 @@ nvcc = find("nvcc")
 
 # The attribute of a function whose arguments never overlap in memory.
 NOALIAS = f"{tirx.__name__.rpartition('.')[2]}.noalias"
+# That of one that dlight has nothing to do with any more.
+SCHEDULED = f"{tirx.__name__.rpartition('.')[2]}.is_scheduled"
 
 
 # --- TensorIR ---------------------------------------------------------------------------------
@@ -99,6 +101,14 @@ def local_buffer(size: int) -> Any:
         return T.alloc_buffer((size,), "float32", scope="global")
     data = _until_the_frame_ends(T.allocate([size], "float32", "global"))
     return _until_the_frame_ends(T.decl_buffer((size,), "float32", data=data, scope="global"))
+
+
+def scoped_buffer(size: int, scope: str) -> Any:
+    """Emit ``size`` float32 in a GPU's memory: "shared" by a block, or a thread's own, "local"."""
+    if hasattr(T, "Bind"):
+        return T.alloc_buffer((size,), "float32", scope=scope)
+    data = _until_the_frame_ends(T.allocate([size], "float32", scope))
+    return _until_the_frame_ends(T.decl_buffer((size,), "float32", data=data, scope=scope))
 
 
 def _until_the_frame_ends(frame: Any) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import UsageFault
-from bench.job.compile import api, fuse_attention, rewrite
+from bench.job.compile import api, fuse_attention, gpu, rewrite
 from bench.job.compile.schedules import leftover
 from bench.job.compile.target import CompileTarget
 
@@ -56,6 +56,8 @@ PASSES: dict[str, Pass] = {
     "dlight-gpu": lambda _: [
         api.gpu_pass("Matmul", "GEMV", "Reduction", "GeneralReduction", "Fallback")
     ],
+    # A weight is read as it lies: not transposed into memory anew at every call.
+    "weights-gpu": lambda _: gpu.transposed_products(),
     "lower": lambda target: api.lowering_passes(target.tvm()),
     "finalize": lambda target: api.finalize_passes(target.tvm()),
 }
@@ -71,21 +73,31 @@ class Pipeline:
     summary: str
     cpu: tuple[str, ...]  # keys of PASSES
     gpu: tuple[str, ...]
+    graphs: bool = False  # on a GPU: what needs no argument's address is replayed in one launch
 
     def apply(self, mod: Any, target: CompileTarget) -> Any:
         """``mod`` after all passes."""
         steps = self.gpu if target.kind == "cuda" else self.cpu
         if not steps:
+            if target.kind == "cuda":
+                raise UsageFault(
+                    f"the pipeline '{self.name}' is for a CPU",
+                    hint="leave out --gpu and --cuda-arch",
+                )
             raise UsageFault(
-                f"the pipeline '{self.name}' is for a CPU", hint="leave out --gpu and --cuda-arch"
+                f"the pipeline '{self.name}' is for a GPU",
+                hint="add --gpu, or --cuda-arch to compile without one",
             )
         passes = [one for step in steps for one in PASSES[step](target)]
-        return api.run_passes(mod, target.tvm(), passes)
+        with gpu.cuda_graphs(self.graphs and target.kind == "cuda"):
+            return api.run_passes(mod, target.tvm(), passes)
 
 
 def _ours(*first: str) -> tuple[str, ...]:
     return (*first, "dispatch", "fuse-vectors", "leftover", *_END)
 
+
+_WEIGHTS = ("weights-gpu", "dispatch", "fuse", "dlight-gpu", *_END)
 
 _NONE = Pipeline(
     "none",
@@ -98,25 +110,36 @@ _OPTIMIZED = Pipeline(
     "optimized",
     "fused attention, packed weights, register-tiled kernels, fused epilogues",
     _ours("attention", "epilogues"),
-    ("dispatch", "fuse", "dlight-gpu", *_END),
+    ("attention", *_WEIGHTS),
+    graphs=True,
 )
 _RUNGS = (
-    Pipeline("ladder-fused", "neighbours fused", ("dispatch", "fuse", *_END), ()),
+    Pipeline(
+        "ladder-fused",
+        "neighbours fused",
+        ("dispatch", "fuse", *_END),
+        ("dispatch", "fuse", "bind", *_END),
+    ),
     Pipeline(
         "ladder-dlight",
-        "and TVM's own schedules for a CPU (dlight)",
+        "and TVM's own schedules (dlight)",
         ("dispatch", "fuse", "dlight-cpu", *_END),
-        (),
+        ("dispatch", "fuse", "dlight-gpu", *_END),
     ),
     Pipeline("ladder-kernels", "this project's schedules instead", _ours("kernels"), ()),
     Pipeline("ladder-packed", "and weights packed once", _ours("packed"), ()),
     Pipeline("ladder-epilogues", "and epilogues fused into products", _ours("epilogues"), ()),
 )
-# Each rung has what the one before it has, and one thing more.
+_GPU_RUNGS = (
+    Pipeline("ladder-weights", "and weights read as they lie", (), _WEIGHTS),
+    Pipeline("ladder-attention", "and attention as one kernel", (), ("attention", *_WEIGHTS)),
+)
+# Each rung has what the one before it has, and one thing more. The last of a GPU: CUDA graphs.
 LADDER: tuple[Pipeline, ...] = (_NONE, *_RUNGS, _OPTIMIZED)
+GPU_LADDER: tuple[Pipeline, ...] = (_NONE, *_RUNGS[:2], *_GPU_RUNGS, _OPTIMIZED)
 
 PIPELINES: dict[str, Pipeline] = {
-    pipeline.name: pipeline for pipeline in (_NONE, _DEFAULT, _OPTIMIZED, *_RUNGS)
+    pipeline.name: pipeline for pipeline in (_NONE, _DEFAULT, _OPTIMIZED, *_RUNGS, *_GPU_RUNGS)
 }
 
 

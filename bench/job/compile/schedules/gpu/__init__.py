@@ -1,0 +1,1 @@
+"""Kernels for NVIDIA GPUs, as TensorIR with explicit threads, for what dlight has no rule for."""
