@@ -36,6 +36,16 @@ setup-browser: setup ## add what the browser tests need beside chromium and npm
 	    --require-hashes --only-binary :all: -r tests/browser/requirements.txt
 	@cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
+.PHONY: setup-devcontainer
+setup-devcontainer: setup ## add the devcontainer CLI, for its test
+	@command -v npm >/dev/null 2>&1 || { \
+	    echo "error: missing: npm" >&2; echo "hint: apt-get install -y nodejs npm" >&2; exit 2; }
+	@cd tests/docker/workplace && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+
+.PHONY: devcontainer
+devcontainer: setup ## make what .devcontainer/ opens: image, git identity, ssh agent (ARGS="--help")
+	@$(BIN)/invoke devcontainer $(ARGS)
+
 .PHONY: bench
 bench: setup ## measure GPT-2 before and after TVM's optimisation (ARGS="--model gpt-nano")
 	@$(BIN)/invoke bench $(ARGS)

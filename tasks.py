@@ -17,14 +17,16 @@ from bench.tasks.images import (
     build_image,
     matrix,
     mirror,
-    shell,
     verify_image,
 )
 from bench.tasks.jobs import bench, compile, evaluate, generate, train
+from bench.tasks.locks import lock, update
 from bench.tasks.profile import profile
 from bench.tasks.report import report
 from bench.tasks.runs import clean, doctor, show
+from bench.tasks.supply import load, pull, push, rerun, save, sbom
 from bench.tasks.sweep import sweep
+from bench.tasks.workplace import devcontainer, shell
 
 __all__ = [
     "base_image",
@@ -34,18 +36,27 @@ __all__ = [
     "clean",
     "compare",
     "compile",
+    "devcontainer",
     "doctor",
     "evaluate",
     "export",
     "generate",
+    "load",
+    "lock",
     "matrix",
     "mirror",
     "profile",
+    "pull",
+    "push",
     "report",
+    "rerun",
     "results",
+    "save",
+    "sbom",
     "shell",
     "show",
     "sweep",
     "train",
+    "update",
     "verify_image",
 ]

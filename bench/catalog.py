@@ -67,7 +67,13 @@ RUNGS: dict[str, str] = {
     "tvm-ladder-epilogues": "bench.job.backends.tvm:TVM_LADDER_EPILOGUES",
 }
 LADDER = (BEFORE, *RUNGS, AFTER)
-KNOWN_BACKENDS = {**BACKENDS, **RUNGS}
+# On a GPU the first two are the same, and then others follow.
+GPU_RUNGS: dict[str, str] = {
+    "tvm-ladder-weights": "bench.job.backends.tvm:TVM_LADDER_WEIGHTS",
+    "tvm-ladder-attention": "bench.job.backends.tvm:TVM_LADDER_ATTENTION",
+}
+GPU_LADDER = (BEFORE, *list(RUNGS)[:2], *GPU_RUNGS, AFTER)
+KNOWN_BACKENDS = {**BACKENDS, **RUNGS, **GPU_RUNGS}
 # What TVM is held against, each in its best configuration: docs/modes.md.
 PEERS = ("torch-eager", "torch-compile", "onnxruntime")
 

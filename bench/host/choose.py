@@ -15,6 +15,7 @@ from bench.host.engine import docker, endpoint
 from bench.host.engine.base import Engine
 from bench.host.engine.local import LocalEngine
 from bench.host.pins import Pins
+from bench.host.supply import building
 from bench.record import ImageRef
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def ensure_image(
     """
     request = image.BuildRequest(profile=profile, base=base)
     with working(f"image {profile}") as say:
-        found = image.ensure(request, pins, where, client, made_base=True, progress=say)
+        found = building.ensure(request, pins, where, client, made_base=True, progress=say)
     return ImageRef(id=found.id, digest=found.digest, tag=found.tag, labels=dict(found.labels))
 
 

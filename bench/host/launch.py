@@ -181,7 +181,7 @@ def _reason(ending: Ending, outcome: JobOutcome | None) -> str | None:
     if outcome is None or not outcome.finished:
         return "the job ended without an outcome"
     if outcome.fault is not None:
-        return outcome.fault.message
+        return outcome.fault.told
     failed = [result for result in outcome.results if result.status == "failed"]
     if failed:
         names = ", ".join(f"{result.backend} ({result.reason})" for result in failed)

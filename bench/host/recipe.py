@@ -24,7 +24,8 @@ class BuildRequest:
 
     ``llvm`` is ``apt:14`` or a key of the pins' ``[llvm]``; ``llvm_url`` with ``llvm_sha256`` names
     an archive instead. ``cuda_arch`` are compute capabilities: ``86``. ``ssh`` is as for buildx:
-    ``default``, or ``default=PATH``. ``private_repo`` is an ssh address.
+    ``default``, or ``default=PATH``. ``private_repo`` is an ssh address. ``frozen`` refuses what is
+    not locked, and with ``frozen_packages`` Debian's packages too (bench/host/lock/frozen.py).
     """
 
     profile: str | None = None
@@ -46,6 +47,8 @@ class BuildRequest:
     mirror_folder: Path | None = None
     cache_from: tuple[str, ...] = ()
     cache_to: tuple[str, ...] = ()
+    frozen: bool = False
+    frozen_packages: bool = False
 
     @property
     def changes_source(self) -> bool:

@@ -11,7 +11,7 @@ from rich.table import Table
 from bench import cores
 from bench.account import Generation
 from bench.catalog import AFTER, BEFORE, PEERS, RUNGS
-from bench.host import ladder, stats, timing
+from bench.host import breakeven, ladder, stats, timing
 from bench.host.timing import device_middle, middle
 from bench.record import Parity, Result, RunRecord
 from bench.roofline import Peak, Roofline
@@ -188,7 +188,7 @@ def _of_generation(done: Generation) -> str:
 
 def sentences(record: RunRecord) -> list[str]:
     """Whatever is said of a run below its table, in order."""
-    compared = [*ladder.lines(record), *comparisons(record)]
+    compared = [*ladder.lines(record), *comparisons(record), *breakeven.lines(record)]
     measured = [*compared, *on_device(record), *rooflines(record)]
     return [*notes(record), *measured, *account(record)]
 

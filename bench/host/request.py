@@ -17,6 +17,7 @@ from bench.errors import UsageFault
 from bench.generation import EvaluateSpec, GenerateSpec
 from bench.host import mirrors, texts
 from bench.host import weights as checkpoints
+from bench.host.lock import frozen as frozen_lock
 from bench.host.recipe import BuildRequest
 from bench.record import JobSpec, Weights
 
@@ -150,6 +151,8 @@ def build_request(
     mirror: Sequence[str] = (),
     wheelhouse: str | None = None,
     mirror_folder: str | None = None,
+    frozen: bool = False,
+    no_frozen: bool = False,
     **options: Any,
 ) -> BuildRequest:
     """The request for the options given; mirrors also come from the user's config file.
@@ -178,6 +181,8 @@ def build_request(
         mirrors=mirrors.load(mirror, os.environ),
         wheelhouse=Path(wheelhouse) if wheelhouse else None,
         mirror_folder=folder.resolve() if folder else None,
+        frozen=frozen_lock.wanted(frozen, no_frozen, os.environ),
+        frozen_packages=frozen,
         **options,
     )
 

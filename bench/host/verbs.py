@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import training
-from bench.catalog import STORE_VARIABLE
 from bench.errors import BenchError, JobFailed, UsageFault
 from bench.host import base_image as base_images
+from bench.host import doctor as examination
 from bench.host import (
-    choose,
     image,
     launch,
     mirrors,
@@ -28,17 +25,19 @@ from bench.host import (
     untrusted,
     verify,
 )
-from bench.host import doctor as examination
 from bench.host import mirror as mirrors_of
 from bench.host.console import ERR, OUT, working
-from bench.host.engine import docker, endpoint
+from bench.host.engine import docker, endpoint, local
 from bench.host.jobs import print_run
+from bench.host.lock import frozen
 from bench.host.store import Store
+from bench.host.supply import building
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 ROOT = launch.ROOT
+LOCKS = ROOT / "docker" / "locks"
 GIB = 2**30
 
 
@@ -51,11 +50,16 @@ def build_image(request: image.BuildRequest, *, dry_run: bool) -> None:
     toolchain.check(wanted)
     for line in toolchain.notes(wanted):
         ERR.print(line, style="dim", markup=False, soft_wrap=True)
+    if request.frozen:
+        frozen.check_request(request, pinned, LOCKS)
     where = endpoint.find_endpoint(os.environ)
     client = endpoint.connect(where, os.environ)
     with working("image") as say:
         planned = image.plan(request, pinned, client, pull=not dry_run, progress=say)
         found = None if request.no_cache else image.find(planned, client)
+    if request.frozen:
+        for line in frozen.check_plan(planned, client, LOCKS):
+            ERR.print(line, style="dim", markup=False, soft_wrap=True)
     if dry_run:
         OUT.print(planned.command, markup=False, soft_wrap=True)
         state = "is there already" if found else "would be built"
@@ -63,7 +67,10 @@ def build_image(request: image.BuildRequest, *, dry_run: bool) -> None:
         return
     if found is None:
         with working(f"building {planned.tag}") as say:
-            found = image.build(planned, pinned, where, client, progress=say)
+            found = building.build(planned, pinned, where, client, progress=say)
+    if request.frozen:
+        for line in frozen.check_packages(client, found.tag, planned, LOCKS):
+            ERR.print(line, style="dim", markup=False, soft_wrap=True)
     word = "built" if found.built else "found, unchanged"
     OUT.print(f"{found.tag} {word} ({found.digest or found.id})", markup=False, soft_wrap=True)
 
@@ -89,7 +96,17 @@ def verify_image(reference: str | None, *, as_json: bool) -> None:
         OUT.print(verify.table(record))
         OUT.print(verify.summary(record), markup=False, soft_wrap=True)
         OUT.print(f"kept in {path}", markup=False, soft_wrap=True)
+    _note_packages(client, found)
     verify.demand(record)
+
+
+def _note_packages(client: DockerClient, found: image.Image) -> None:
+    """Say where an image has other Debian packages than the lock: no failure by itself."""
+    profile, base = (found.labels.get(f"{image.LABELS}.{key}", "") for key in ("profile", "base"))
+    with endpoint.engine_errors():
+        said = frozen.compared(client, client.images.get(found.id), profile, base, LOCKS)
+    if said is not None:
+        ERR.print(f"other Debian packages than the lock: {said}", markup=False, soft_wrap=True)
 
 
 def matrix(
@@ -141,26 +158,6 @@ def show_run(run: str, out: Path) -> None:
     OUT.print(last, markup=False, soft_wrap=True)
 
 
-def shell(profile: str | None, base: str | None) -> None:
-    """Replace this process by a shell in the image."""
-    if not sys.stdin.isatty():
-        raise UsageFault("a shell needs a terminal", hint="run it from an interactive session")
-    if shutil.which("docker") is None:
-        raise UsageFault("the docker program is not installed", hint="apt-get install docker.io")
-    pinned = pins.load()
-    where = endpoint.find_endpoint(os.environ)
-    client = endpoint.connect(where, os.environ)
-    reference = choose.ensure_image(profile or pinned.defaults.profile, base, where, client, pinned)
-    who = docker.identity(client.info().get("SecurityOptions") or [], os.environ)
-    command = ["docker", "run", "--rm", "-it", "--init", "--user", who.user]
-    command += ["--userns", who.userns_mode] if who.userns_mode else []
-    command += ["--tmpfs", "/tmp:exec,mode=1777", "-v", f"{ROOT}:/workspace", "-w", "/workspace"]
-    for name, value in docker.container_environment().items():
-        command += ["--env", f"{name}={value}"]
-    command += ["--env", f"{STORE_VARIABLE}=/tmp/store", reference.id, "bash"]
-    os.execvpe("docker", command, where.cli_environ(os.environ))
-
-
 def doctor(profile: str | None, *, as_json: bool) -> None:
     """Print the findings.
 
@@ -181,7 +178,34 @@ def doctor(profile: str | None, *, as_json: bool) -> None:
 
 
 def clean(out: Path, *, images: bool) -> None:
-    """Remove what can be made again; results stay."""
+    """Remove what can be made again; results stay.
+
+    Jobs whose host was killed are ended first: they would go on in what is removed.
+
+    Raises:
+        JobFailed: one of them cannot be ended. The store and the cut runs, which it may be using,
+            are left; what an engine has of ours is removed.
+    """
+    going_on = None
+    try:
+        for pid in local.end_abandoned():
+            OUT.print(f"ended: process {pid}, of a job whose host was killed", markup=False)
+    except JobFailed as error:
+        going_on = error
+    else:
+        _clean_here(out)
+    try:
+        client = endpoint.connect(endpoint.find_endpoint(os.environ), os.environ)
+    except BenchError:
+        pass  # no engine: nothing of ours can be in it
+    else:
+        with endpoint.engine_errors():
+            _clean_engine(client, images)
+    if going_on is not None:
+        raise going_on
+
+
+def _clean_here(out: Path) -> None:
     freed = Store.of(os.environ).clear()
     OUT.print(f"artefact store: {freed / GIB:.2f} GiB freed")
     for path in runs.stale(out):
@@ -192,12 +216,6 @@ def clean(out: Path, *, images: bool) -> None:
             continue
         runs.remove_stale(path)
         OUT.print(f"abandoned run removed: {path.name}", markup=False)
-    try:
-        client = endpoint.connect(endpoint.find_endpoint(os.environ), os.environ)
-    except BenchError:
-        return  # no engine: nothing of ours can be in it
-    with endpoint.engine_errors():
-        _clean_engine(client, images)
 
 
 def _clean_engine(client: DockerClient, images: bool) -> None:

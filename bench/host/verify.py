@@ -145,8 +145,13 @@ def summary(record: ContractRecord) -> str:
 
 def path_of(record: ContractRecord, folder: Path = FOLDER) -> Path:
     """Where the record of this image belongs: by its tag, or its id where it has none."""
-    name = record.image.tag.rpartition("/")[2].partition(":")[2] or record.image.tag
-    return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}.json"
+    return folder / f"{stem(record.image.tag)}.json"
+
+
+def stem(tag: str) -> str:
+    """What the files about an image are called, by its tag or its id, without their suffixes."""
+    name = tag.rpartition("/")[2].partition(":")[2] or tag
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 
 def write(record: ContractRecord, folder: Path = FOLDER) -> Path:

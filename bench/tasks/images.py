@@ -1,11 +1,10 @@
-"""Images: built, verified, mirrored, entered."""
+"""Images: built, verified, mirrored."""
 
 from __future__ import annotations
 
 from invoke import Context
 
 from bench.tasks.guard import verb
-from bench.tasks.options import JOB
 
 _BUILD_HELP = {
     "profile": "llvm10 (default), latest or cpu-source compile TVM; cpu, cuda-wheels take wheels",
@@ -28,6 +27,9 @@ _BUILD_HELP = {
     "mirror-folder": "what `invoke mirror` made: objects are taken from there first",
     "cache-from": "a BuildKit cache to read, as type=registry,ref=HOST/NAME; may be repeated",
     "cache-to": "a BuildKit cache to write, as type=registry,ref=HOST/NAME,mode=max",
+    "frozen": "refuse whatever is not locked, naming it (default where CI is set, but that "
+    "Debian's packages are only told of)",
+    "no-frozen": "take it all the same, in CI too",
 }
 
 
@@ -54,6 +56,8 @@ def build_image(
     mirror_folder: str | None = None,
     cache_from: list[str] | None = None,
     cache_to: list[str] | None = None,
+    frozen: bool = False,
+    no_frozen: bool = False,
 ) -> None:
     """Build the image that jobs run in and check its contract; an unchanged one is found."""
     from bench.host import verbs
@@ -79,6 +83,8 @@ def build_image(
         mirror_folder=mirror_folder,
         cache_from=tuple(cache_from or ()),
         cache_to=tuple(cache_to or ()),
+        frozen=frozen,
+        no_frozen=no_frozen,
     )
     verbs.build_image(request, dry_run=dry_run)
 
@@ -145,11 +151,3 @@ def base_image(c: Context, suite: str | None = None) -> None:
     from bench.host import verbs
 
     verbs.base_image(suite)
-
-
-@verb(help={"profile": JOB["profile"], "base": JOB["base"]})
-def shell(c: Context, profile: str | None = None, base: str | None = None) -> None:
-    """Open a shell in the image, as you, with the project mounted at /workspace."""
-    from bench.host import verbs
-
-    verbs.shell(profile, base)

@@ -65,7 +65,7 @@ def bench(
         batch_size=batch_size,
         seq_len=seq_len,
         dtype=dtype,
-        backends=rungs.backends(backends) if ladder else backends,
+        backends=rungs.backends(backends, "cuda" if gpu else "cpu") if ladder else backends,
         repeats=repeats,
         rounds=rounds,
         operators="table" if operators else "none",

@@ -18,9 +18,10 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
-from bench.host import image, pins, verify
+from bench.host import pins, verify
 from bench.host.engine.endpoint import Endpoint
 from bench.host.image import BuildRequest
+from bench.host.supply import building, contents, obtain, sbom
 from tests.docker.test_image import copy_of_inputs
 
 if TYPE_CHECKING:
@@ -109,13 +110,15 @@ def test_secrets_reach_the_build_and_leave_no_trace(
         # Not used by anything here, so that the build goes on without such a proxy.
         "FTP_PROXY": f"http://me:{PASSWORDS[0]}@proxy.invalid:3128",
     }
-    made = image.ensure(
+    beside = tmp_path / "contracts"
+    made = building.ensure(
         BuildRequest("cpu", base_ref, no_cache=True),
         pins.load(),
         endpoint,
         client,
         root=root,
         environ=environ,
+        folder=beside,
     )
     try:
         assert made.built
@@ -135,6 +138,15 @@ def test_secrets_reach_the_build_and_leave_no_trace(
         assert members > 1000, "the layers were not looked into"
         told = json.dumps([client.images.get(made.id).attrs, client.images.get(made.id).history()])
         assert not any(mark in told for mark in marks)
+        listed = contents.ask(client, made.id, folder=beside)
+        reference = obtain.reference(client.images.get(made.id), made.tag)
+        bill = sbom.Bill(reference, sbom.created(""), listed, pins.load())
+        written = [sbom.write(bill, form) for form in sbom.FORMATS]
+        written += [path.read_text() for path in beside.iterdir() if path.is_file()]
+        assert len(written) == len(sbom.FORMATS) + 1, "there is no provenance"
+        assert '"invoke"' in written[0], "the package that was installed is not in the bill"
+        for text in written:
+            assert not any(mark in text for mark in marks)
     finally:
         client.images.remove(made.tag)
 

@@ -11,12 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from bench.host import report, runs
+from bench.errors import JobFailed
+from bench.host import report, runs, verbs
+from bench.host.engine import endpoint, local
 from bench.record import JobSpec
 from tests.conftest import ROOT
 from tests.unit.samples import record
 
 NO_ENGINE = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
+# Goes on until it is asked to end, and tells then whether the entry that it uses is still there.
+JOB_OF_A_KILLED_HOST = """
+import pathlib, signal, sys
+entry, found = map(pathlib.Path, sys.argv[1:])
+def end(*_):
+    found.write_text("its entry" if entry.is_dir() else "nothing")
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
 
 
 def invoke(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -167,6 +181,50 @@ def test_clean_removes_artefacts_and_abandoned_runs_but_no_results(
     assert done.returncode == 0
     assert kept.exists() and not abandoned.exists() and not entry.exists()
     assert training.exists() and f"--resume {training}" in done.stdout
+
+
+def test_clean_ends_the_job_of_a_killed_host_before_it_removes_anything(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    entry = store / "lib" / ("a" * 64)
+    entry.mkdir(parents=True)
+    job = subprocess.Popen(
+        [sys.executable, "-c", JOB_OF_A_KILLED_HOST, str(entry), str(tmp_path / "found")],
+        env={**os.environ, local.OWNER_VARIABLE: "4194305:1"},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert job.stdout is not None and job.stdout.readline() == b"ready\n"
+        done = invoke("clean", "--out", str(tmp_path), GPT_FRONTEND_STORE=str(store))
+        assert (done.returncode, job.wait(60)) == (0, 0), done.stderr
+    finally:
+        job.kill()
+        job.wait()
+    assert f"ended: process {job.pid}, of a job whose host was killed" in done.stdout
+    assert (tmp_path / "found").read_text() == "its entry" and not entry.exists()
+
+
+def test_clean_leaves_what_a_job_may_use_that_cannot_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    entry = store / "lib" / ("a" * 64)
+    entry.mkdir(parents=True)
+    abandoned = runs.create(tmp_path, JobSpec()).path
+    (abandoned / "owner").write_text("4194305:1")
+    asked: list[bool] = []
+
+    def goes_on() -> list[int]:
+        raise JobFailed("a job of a killed run goes on", hint="wait for it to end")
+
+    monkeypatch.setattr(local, "end_abandoned", goes_on)
+    monkeypatch.setenv("GPT_FRONTEND_STORE", str(store))
+    monkeypatch.setattr(endpoint, "connect", lambda *_: object())
+    monkeypatch.setattr(endpoint, "find_endpoint", lambda *_: object())
+    monkeypatch.setattr(verbs, "_clean_engine", lambda client, images: asked.append(images))
+    with pytest.raises(JobFailed, match="goes on"):
+        verbs.clean(tmp_path, images=True)
+    assert entry.exists() and abandoned.exists() and asked == [True]
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from bench.errors import JobFailed, UsageFault
 from bench.host import runs
@@ -36,7 +37,7 @@ def by_bench(arguments: Sequence[str], out: Path, program: Sequence[str] | None 
     def measure(commit: str, tree: Path) -> RunRecord:
         folder = _folder(out)
         try:
-            code, said = _run([*command, "--out", str(folder)], tree)
+            code, said, _ = in_tree([*command, "--out", str(folder)], tree)
             published = [path.rename(folder.parent / path.name) for path in runs.listed(folder)]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -61,15 +62,17 @@ def _folder(out: Path) -> Path:
         ) from error
 
 
-def _run(command: Sequence[str], tree: Path) -> tuple[int, str]:
-    """(exit status, what it said last)."""
+def in_tree(command: Sequence[str], tree: Path) -> tuple[int, str, str]:
+    """Run a command of ours in another work tree: (exit status, its last words, its output).
+
+    Raises:
+        JobFailed: it cannot be started.
+    """
     # The commit's own code, not this one's.
     environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as output:
         try:
-            child = subprocess.Popen(
-                command, cwd=tree, env=environ, stdout=subprocess.DEVNULL, stderr=errors
-            )
+            child = subprocess.Popen(command, cwd=tree, env=environ, stdout=output, stderr=errors)
         except OSError as error:
             raise JobFailed(f"cannot run {command[0]}: {error.strerror}") from error
         try:
@@ -77,10 +80,15 @@ def _run(command: Sequence[str], tree: Path) -> tuple[int, str]:
         except BaseException:
             _end(child)
             raise
-        errors.seek(0)
-        lines = errors.read().decode(errors="replace").strip().splitlines()
+        lines, printed = (_text(stream).strip().splitlines() for stream in (errors, output))
     telling = [line for line in lines if line.startswith("error: ")] or lines
-    return code, plain(telling[-1][:300]) if telling else ""
+    said = plain(telling[-1][:300]) if telling else ""
+    return code, said, "\n".join(printed)
+
+
+def _text(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode(errors="replace")
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -22,14 +22,21 @@ AREAS = (
     ),
     Area(
         "Images",
-        "`invoke build-image`, `verify-image`, `base-image`, `shell`. A check of the contract that "
-        "fails is explained in [contract.md](contract.md).",
+        "`invoke build-image`, `verify-image`, `base-image`. A check of the contract that fails is "
+        "explained in [contract.md](contract.md), a lock that does not hold in "
+        "[locking.md](locking.md).",
         (
             *("bench.host.image", "bench.host.recipe", "bench.host.pins", "bench.host.promise"),
             *("bench.host.verify", "bench.host.content", "bench.host.buildx", "bench.host.bases"),
             *("bench.host.base_image", "bench.host.apt", "bench.build.contract"),
+            *("bench.host.lock", "bench.tasks.locks"),
             *("bench.contract", "bench.job.contract", "bench.job.probes", "docker/Dockerfile"),
         ),
+    ),
+    Area(
+        "A container to work in",
+        "`invoke devcontainer` and `invoke shell`: [devcontainer.md](devcontainer.md).",
+        ("bench.host.workplace",),
     ),
     Area(
         "Which versions fit",
@@ -89,6 +96,12 @@ AREAS = (
             *("bench.host.runs", "bench.host.store", "bench.host.stats", "bench.host.history"),
             *("bench.host.report", "bench.host.sweep", "bench.host.curve", "benchmarks"),
         ),
+    ),
+    Area(
+        "The same image again",
+        "`invoke rerun`, `sbom`, `save`, `load`, `push`, `pull`: "
+        "[supply-chain.md](supply-chain.md).",
+        ("bench.host.supply",),
     ),
     Area(
         "What doctor finds",
