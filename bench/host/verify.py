@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
-import tempfile
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -29,8 +27,7 @@ from bench.contract import (
     Findings,
 )
 from bench.errors import JobFailed, UsageFault
-from bench.host import untrusted
-from bench.host.engine.base import Launch
+from bench.host import ask
 from bench.host.engine.docker import DockerEngine
 from bench.host.engine.endpoint import engine_errors
 from bench.record import ImageRef
@@ -169,7 +166,7 @@ def write(record: ContractRecord, folder: Path = FOLDER) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):  # it may never have come to be
             partial.unlink()
-        raise _unwritable(path, error) from error
+        raise ask.unwritable(path, error) from error
     return path
 
 
@@ -193,42 +190,29 @@ def _ask(
     folder: Path,
     timeout_s: float,
 ) -> Findings:
-    tail: list[str] = []
-
-    def on_line(line: str) -> None:
-        tail.append(line)
-        del tail[:-_TAIL]
-        progress(line)
-
+    answer = ask.ask(
+        _ContractEngine(client, image),
+        "contract",
+        {EXPECTED_FILE: expected.model_dump_json().encode()},
+        FINDINGS_FILE,
+        folder=folder,
+        largest=2**24,
+        timeout_s=timeout_s,
+        kept_lines=_TAIL,
+        progress=progress,
+    )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=".asked-", dir=folder.resolve())
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    with scratch as name:
-        lent, store = Path(name, "run"), Path(name, "store")
-        lent.mkdir()
-        store.mkdir()
-        (lent / EXPECTED_FILE).write_text(expected.model_dump_json(), encoding="utf-8")
-        launch = Launch(
-            run_id=f"contract-{secrets.token_hex(6)}",
-            run_dir=lent,
-            store=store,  # one of its own: nothing compiled earlier may stand in
-            timeout_s=timeout_s,
-        )
-        ending = _ContractEngine(client, image).run(launch, on_line)
-        try:
-            return Findings.model_validate_json(untrusted.read(lent / FINDINGS_FILE, 2**24))
-        except (OSError, ValidationError) as error:
-            raise _no_findings(ending.reason(), tail) from error
+        return Findings.model_validate_json(answer.content or b"")
+    except ValidationError as error:
+        raise _no_findings(answer) from error
 
 
-def _no_findings(reason: str, tail: list[str]) -> JobFailed:
-    shown = "".join(f"\n  | {line}" for line in tail if not line.startswith("progress "))
+def _no_findings(answer: ask.Answer) -> JobFailed:
+    shown = "".join(f"\n  | {line}" for line in answer.tail if not line.startswith("progress "))
     hint = "docs/contract.md, 'no findings'"
-    if any("No module named bench" in line for line in tail):
+    if any("No module named bench" in line for line in answer.tail):
         hint = "the image is older than its contract: invoke build-image"
-    return JobFailed(f"the image gave no findings: {reason}{shown}", hint=hint)
+    return JobFailed(f"the image gave no findings: {answer.reason}{shown}", hint=hint)
 
 
 def _within_budget(size: int, budget: int | None) -> list[Check]:
@@ -253,9 +237,3 @@ def _reference(image: Image, reference: str, tag: str | None) -> ImageRef:
     found = reference if reference in tags else (tags or [str(image.id)])[0]
     digest = digests[0].partition("@")[2] if digests else None
     return ImageRef(id=str(image.id), digest=digest, tag=tag or found, labels=dict(image.labels))
-
-
-def _unwritable(path: Path, error: OSError) -> UsageFault:
-    return UsageFault(
-        f"cannot write {path}: {error.strerror or error}", hint="make the folder writable for you"
-    )

@@ -7,18 +7,18 @@ import io
 import secrets
 import tarfile
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.contract import Check, ContractRecord, Expected
+from bench.contract import ContractRecord
 from bench.errors import UsageFault
 from bench.host import pins
 from bench.host.image import CONTENT_LABEL, REPOSITORY
 from bench.host.supply import archive, beside, carry, contents, obtain
 from bench.host.supply.contents import Contents
+from tests.unit.archives import contract
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -61,26 +61,11 @@ def tag(client: DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def record(client: DockerClient, tag: str, folder: Path) -> None:
-    made = ContractRecord(
-        image=obtain.reference(client.images.get(tag), tag),
-        profile="cpu",
-        created_at=datetime.now(timezone.utc),
-        expected=Expected(
-            profile="cpu",
-            device="cpu",
-            tvm_from="wheel",
-            tvm="1",
-            tvm_ffi="1",
-            torch="1",
-            cuda=True,
-        ),
-        checks=(Check(name="a check", ok=True, wanted="1", seen="1", hint=None),),
-        facts={},
-        size_bytes=1,
-        build_stage_bytes=None,
-        seconds=1.0,
+    known = obtain.reference(client.images.get(tag), tag)
+    kept = ContractRecord.model_validate_json(contract(known.id)).model_copy(
+        update={"image": known}
     )
-    beside.keep(beside.path(tag, beside.CONTRACT, folder), made.model_dump_json())
+    beside.keep(beside.path(tag, beside.CONTRACT, folder), kept.model_dump_json())
 
 
 def save(client: DockerClient, tag: str, path: Path, folder: Path) -> carry.Saved:

@@ -15,14 +15,6 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture
-def cuda_torch() -> None:
-    import torch
-
-    if torch.version.cuda is None:
-        pytest.skip("torch is a CPU build here: make setup TORCH=cuda")
-
-
 @pytest.mark.usefixtures("cuda_torch")
 def test_bench_measures_every_backend_on_the_gpu(tmp_path: Path) -> None:
     done = subprocess.run(

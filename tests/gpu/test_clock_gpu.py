@@ -11,14 +11,6 @@ from bench.record import JobSpec
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture
-def cuda_torch() -> None:
-    import torch
-
-    if torch.version.cuda is None:
-        pytest.skip("torch is a CPU build here: make setup TORCH=cuda")
-
-
 @pytest.mark.usefixtures("cuda_torch")
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
 @pytest.mark.parametrize("backend", ["torch-eager", "torch-compile", "tvm-optimized"])

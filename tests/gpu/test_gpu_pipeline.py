@@ -16,14 +16,6 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture
-def cuda_torch() -> None:
-    import torch
-
-    if torch.version.cuda is None:
-        pytest.skip("torch is a CPU build here: make setup TORCH=cuda")
-
-
 @pytest.mark.usefixtures("cuda_torch")
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
 def test_every_rung_is_right_on_the_gpu(mode: str, tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
+
+from tests.unit import listening
 
 COMMIT = "a" * 40
 OTHER = "b" * 40
@@ -145,13 +146,6 @@ def served(hub: Hub) -> Iterator[Hub]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with listening.on_loopback(Handler) as server:
+        hub.port = server.server_port
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import io
 import json
-import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.unit import listening
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -161,13 +162,6 @@ def serving(state: Registry) -> Iterator[Registry]:
         def log_message(self, format: str, *args: object) -> None:
             """Tests print what they want to see."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
+    with listening.on_loopback(Handler) as server:
+        state.port = server.server_port
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
+from pip._internal.models.index import PyPI  # pip's own default; it has no public name for it
 
 from bench.build.fetch.fault import masked
 from bench.host import network
@@ -16,7 +17,6 @@ from bench.host.lock import web
 from bench.host.lock.part import CannotAsk
 from bench.host.mirrors import Mirrors
 
-PUBLIC = "https://pypi.org/simple"
 JSON = "application/vnd.pypi.simple.v1+json"
 KINDS = f"{JSON}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 
@@ -24,7 +24,7 @@ KINDS = f"{JSON}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 def address(mirrors: Mirrors, environ: Mapping[str, str]) -> str:
     """The index that the user's own pip asks, or the mirror that was named."""
     told = network.collect(environ, mirrors=mirrors).variables.get("PIP_INDEX_URL")
-    return (told or PUBLIC).rstrip("/")
+    return (told or PyPI.simple_url).rstrip("/")
 
 
 def releases(package: str, index: str, environ: Mapping[str, str]) -> list[Version]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.errors import JobFailed, UsageFault
-from bench.host import untrusted, verify
-from bench.host.engine.base import Launch
+from bench.errors import JobFailed
+from bench.host import ask as asking
+from bench.host import verify
 from bench.host.engine.docker import DockerEngine
 from bench.host.supply import inventory
 
@@ -96,39 +92,23 @@ def ask(
         UsageFault: the engine cannot start it, or ``folder`` cannot be written.
         JobFailed: it ran and did not tell.
     """
-    tail: list[str] = []
-
-    def on_line(line: str) -> None:
-        tail.append(line)
-        del tail[:-_TAIL]
-        progress(line)
-
+    program = Path(inventory.__file__).read_bytes()
+    answer = asking.ask(
+        _InventoryEngine(client, image),
+        "inventory",
+        {_PROGRAM: program},
+        _SAID,
+        folder=folder,
+        largest=_LARGEST,
+        timeout_s=timeout_s,
+        kept_lines=_TAIL,
+        progress=progress,
+    )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=".asked-", dir=folder.resolve())
-    except OSError as error:
-        raise UsageFault(
-            f"cannot write {folder}: {error.strerror or error}",
-            hint="make the folder writable for you",
+        return Contents.model_validate_json(answer.content or b"")
+    except ValidationError as error:
+        shown = "".join(f"\n  | {line}" for line in answer.tail)
+        raise JobFailed(
+            f"the image did not tell what is in it: {answer.reason}{shown}",
+            hint="is it one that `invoke build-image` made? it needs a Python of its own",
         ) from error
-    with scratch as name:
-        lent, store = Path(name, "run"), Path(name, "store")
-        lent.mkdir()
-        store.mkdir()
-        shutil.copyfile(inventory.__file__, lent / _PROGRAM)
-        os.chmod(lent / _PROGRAM, 0o644)
-        launch = Launch(
-            run_id=f"inventory-{secrets.token_hex(6)}",
-            run_dir=lent,
-            store=store,
-            timeout_s=timeout_s,
-        )
-        ending = _InventoryEngine(client, image).run(launch, on_line)
-        try:
-            return Contents.model_validate_json(untrusted.read(lent / _SAID, _LARGEST))
-        except (OSError, ValidationError) as error:
-            shown = "".join(f"\n  | {line}" for line in tail)
-            raise JobFailed(
-                f"the image did not tell what is in it: {ending.reason()}{shown}",
-                hint="is it one that `invoke build-image` made? it needs a Python of its own",
-            ) from error

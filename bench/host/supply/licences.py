@@ -31,7 +31,7 @@ _DEBIAN = {
     "GFDL-NIV-1.3+": "GFDL-1.3-no-invariants-or-later",
 }
 _GNU = re.compile(r"(A?GPL|LGPL|GFDL)-(\d(?:\.\d)?)(\+)?")
-# https://pypi.org/classifiers/ and what older packages wrote in their License field.
+# The trove classifiers, and what older packages wrote in their License field.
 _PYTHON = {
     "Apache 2.0": "Apache-2.0",
     "Apache 2.0 License": "Apache-2.0",
