@@ -9,7 +9,6 @@ that reads ``build/config.cmake``, and a pyproject.toml for scikit-build-core be
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -114,8 +113,8 @@ def lend_stub(stub: Path, toolkit: Path = CUDA_HOME) -> None:
         place.symlink_to(library)
 
 
-def run(command: Sequence[str], what: str, environ: Mapping[str, str], count: int) -> float:
-    """Run a step, its output passed on; gives the seconds it took.
+def run(command: Sequence[str], what: str, environ: Mapping[str, str], count: int) -> None:
+    """Run a step; its output is passed on, and at the end the seconds it took.
 
     Raises:
         Fault: it failed; says so where memory ran out, which a compiler reports as being killed.
@@ -132,7 +131,8 @@ def run(command: Sequence[str], what: str, environ: Mapping[str, str], count: in
         last.append(line)
     code = process.wait()
     if code == 0:
-        return time.monotonic() - start
+        print(f"{what}: {time.monotonic() - start:.1f} s", flush=True)
+        return
     if any(sign in line for line in last for sign in OUT_OF_MEMORY):
         raise Fault(
             f"{what}: out of memory with {count} compilers at once",
@@ -142,7 +142,7 @@ def run(command: Sequence[str], what: str, environ: Mapping[str, str], count: in
 
 
 def build(source: Path, out: Path, stub: Path, count: int, environ: Mapping[str, str]) -> None:
-    """Configure, compile and pack; the seconds of each go to ``out/seconds.json``.
+    """Configure, compile and pack: the wheel goes to ``out``, CMakeCache.txt to ``out/built``.
 
     Raises:
         Fault: a step failed.
@@ -152,14 +152,17 @@ def build(source: Path, out: Path, stub: Path, count: int, environ: Mapping[str,
     # Python sets it for itself (PEP 538), and ccache would count it as part of what is compiled.
     told.pop("LC_CTYPE", None)
     told["PYTHONCOERCECLOCALE"] = "0"  # so that what packing runs does not set it again
-    seconds = {}
     options = definitions(environ)
     lend_stub(stub)
     configure = ["cmake", "-G", "Ninja", "-S", str(source), "-B", str(folder), *options]
-    seconds["configure"] = run(configure, "configure", told, count)
-    seconds["compile"] = run(["ninja", "-C", str(folder), f"-j{count}"], "compile", told, count)
+    run(configure, "configure", told, count)
+    run(["ninja", "-C", str(folder), f"-j{count}"], "compile", told, count)
     if shutil.which("ccache"):
         subprocess.run(["ccache", "--show-stats"], env=dict(told), check=False)
+    # As it was compiled: packing adds a temporary folder, of another name each time.
+    built = out / "built"  # facts.py adds the rest
+    built.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "CMakeCache.txt", built / "CMakeCache.txt")
     # scikit-build-core configures the same folder again, finds nothing to compile, and packs it.
     # Spelled out: pip of Debian 12 does not know -C yet.
     wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
@@ -175,11 +178,10 @@ def build(source: Path, out: Path, stub: Path, count: int, environ: Mapping[str,
     wheel += [f"--config-settings={name}={value}" for name, value in settings.items()]
     wheel.append(str(source))
     before = time.time()
-    seconds["pack"] = run(wheel, "pack", told, count)
+    run(wheel, "pack", told, count)
     again = sum(1 for file in folder.rglob("*.o") if file.stat().st_mtime > before)
     if again:  # not wrong, but an hour lost: its options differ from ours
         print(f"warning: packing compiled {again} objects again", flush=True)
-    (out / "seconds.json").write_text(json.dumps(seconds))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

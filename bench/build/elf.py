@@ -69,6 +69,16 @@ def producers(path: Path) -> tuple[str, ...]:
         return tuple(_producers(data, {section.name: section for section in _sections(data)}))
 
 
+def sections(path: Path) -> dict[str, bytes]:
+    """The content of each section that the file has, by name. Raises as ``read``."""
+    with _mapped(path) as data:
+        return {
+            one.name: data[one.offset : one.offset + one.size]
+            for one in _sections(data)
+            if one.kind != _SHT_NOBITS and one.name
+        }
+
+
 @contextlib.contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
     with path.open("rb") as file:

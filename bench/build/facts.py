@@ -1,8 +1,8 @@
 """What is known of a build, beside its wheel: ``facts.py --source DIR --out DIR``.
 
-Writes ``out/built/`` (CMakeCache.txt, config.cmake, facts.json: the contract reads them in the
-image) and ``out/apt.txt`` (the packages of the shared libraries that TVM was linked with, which the
-runtime stage installs, so that they are named nowhere by hand).
+Writes ``out/built/`` (config.cmake and facts.json, beside the CMakeCache.txt that compile.py kept:
+the contract reads them in the image) and ``out/apt.txt`` (the packages of the shared libraries that
+TVM was linked with, which the runtime stage installs, so that they are named nowhere by hand).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 BUILT = "built"
 # What a build takes: the stage's own files, and LLVM, which is mounted into it.
 PLACES = ("/", "/llvm")
+MIB = 2**20
 
 
 def output(*command: str) -> str:
@@ -39,12 +40,15 @@ def first_version(text: str) -> str | None:
 
 
 def taken(place: str) -> int:
-    """Bytes of the files below a place, those of other file systems left out."""
-    command = ["du", "--summarize", "--one-file-system", "--bytes", place]
-    # It fails for one file that went away meanwhile, and has its sum all the same.
+    """Bytes of the files below a place, in whole MiB, those of other file systems left out.
+
+    As much in every build of the same: so without what git has packed, and ninja's notes of times.
+    """
+    command = ["find", place, "-xdev", "-name", ".git", "-prune", "-o", "-type", "f"]
+    command += ["!", "-name", ".ninja_*", "-printf", "%s\\n"]
+    # It fails for one file that went away meanwhile, and tells of the others all the same.
     done = subprocess.run(command, capture_output=True, text=True)
-    words = done.stdout.split()
-    return int(words[0]) if words else 0
+    return round(sum(map(int, done.stdout.split())) / MIB) * MIB
 
 
 def submodules(source: Path) -> dict[str, str]:
@@ -91,8 +95,8 @@ def packages(paths: Sequence[str]) -> list[str]:
     return sorted(names)
 
 
-def collect(source: Path, seconds: dict[str, float]) -> dict[str, Any]:
-    """Everything, as facts.json holds it."""
+def collect(source: Path) -> dict[str, Any]:
+    """Everything, as facts.json holds it: nothing that another build of the same would not say."""
     folder = source / "build"
     llvm_config = os.environ.get("LLVM_CONFIG", "")
     nvcc = shutil.which("nvcc", path="/usr/local/cuda/bin")
@@ -112,7 +116,6 @@ def collect(source: Path, seconds: dict[str, float]) -> dict[str, Any]:
         },
         "llvm_config": llvm_config,
         "libraries": libraries(folder),
-        "seconds": seconds,
         "build_stage_bytes": sum(taken(place) for place in PLACES),
     }
 
@@ -123,17 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
-    timing = options.out / "seconds.json"
-    facts = collect(options.source, json.loads(timing.read_text()))
+    facts = collect(options.source)
     if not facts["libraries"]:
         print("error: no libtvm*.so in the build folder\nhint: the log above", file=sys.stderr)
         return 1
-    timing.unlink()
     built = options.out / BUILT
     built.mkdir(parents=True, exist_ok=True)
     (built / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
-    for name in ("CMakeCache.txt", "config.cmake"):
-        shutil.copyfile(options.source / "build" / name, built / name)
+    shutil.copyfile(options.source / "build" / "config.cmake", built / "config.cmake")
     needed = packages([entry["path"] for entry in facts["libraries"].values()])
     (options.out / "apt.txt").write_text("\n".join(needed) + "\n")
     print(json.dumps(facts, indent=1))

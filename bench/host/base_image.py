@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.errors import JobFailed, UsageFault
-from bench.host import apt
+from bench.host import apt, layout
 from bench.host.engine.endpoint import Endpoint
 from bench.host.pins import Pins, load
 
@@ -49,7 +49,8 @@ def make(
         UsageFault: not root, or debootstrap is missing, or it does not know the suite.
         JobFailed: debootstrap or the import failed; nothing is left behind.
     """
-    wanted = (pins or load()).base_image
+    pins = pins or load()
+    wanted, epoch = pins.base_image, pins.defaults.source_date_epoch
     suite = suite or wanted.suite
     tag = wanted.tag if suite == wanted.suite else f"{wanted.tag.partition(':')[0]}:{suite}"
     script = _check(suite)
@@ -57,11 +58,12 @@ def make(
     mirror = host_mirror() or public
     with _scratch_tree() as tree:
         progress(f"debootstrap {suite}")
-        _debootstrap(["debootstrap", f"--variant={wanted.variant}", suite, str(tree), mirror])
+        argv = ["debootstrap", f"--variant={wanted.variant}", suite, str(tree), mirror]
+        _debootstrap(argv, epoch)
         progress("cleaning the tree")
         clean(tree, suite, mirror, public)
         progress(f"importing {tag}")
-        _import(endpoint, tree, tag, suite)
+        _import(endpoint, tree, tag, suite, epoch)
     return tag
 
 
@@ -131,7 +133,7 @@ def mounts_under(folder: Path, table: Path = Path("/proc/self/mountinfo")) -> li
     return sorted((target for target in targets if target.startswith(f"{folder}/")), reverse=True)
 
 
-def _debootstrap(argv: list[str]) -> None:
+def _debootstrap(argv: list[str], epoch: int) -> None:
     # In a session of its own, so that Ctrl-C ends it here, once, with all that it started.
     process = subprocess.Popen(
         argv,
@@ -140,7 +142,13 @@ def _debootstrap(argv: list[str]) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "LC_ALL": "C", "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
+        env={
+            **os.environ,
+            "LC_ALL": "C",
+            "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
+            # What makes users writes the day into /etc/shadow.
+            "SOURCE_DATE_EPOCH": str(epoch),
+        },
     )
     try:
         output, _ = process.communicate()
@@ -157,7 +165,7 @@ def _debootstrap(argv: list[str]) -> None:
         raise JobFailed(
             f"debootstrap failed, exit code {process.returncode}\n{tail}",
             hint="check the network and the proxy (http_proxy), and the space under the temporary "
-            "directory (300 MB)",
+            "directory (900 MB)",
         )
 
 
@@ -208,26 +216,32 @@ def mentions(tree: Path, word: str) -> list[str]:
     return found
 
 
-def _import(endpoint: Endpoint, tree: Path, tag: str, suite: str) -> None:
+def _import(endpoint: Endpoint, tree: Path, tag: str, suite: str, epoch: int) -> None:
     # Sorted, with one date and with numbers for names: the same files make the same layer.
-    tar = ["tar", "--create", "--sort=name", "--mtime=@0", "--numeric-owner", "--xattrs"]
-    load = ["docker", "import", "--change", f"LABEL {LABEL}={suite}"]
-    load += ["--message", f"debootstrap {suite}", "-", tag]
-    with subprocess.Popen(
-        [*tar, "--directory", str(tree), "."], stdout=subprocess.PIPE, start_new_session=True
-    ) as packer:
-        done = subprocess.run(
-            load,
-            stdin=packer.stdout,
-            capture_output=True,
-            text=True,
-            env=endpoint.cli_environ(os.environ),
-        )
-        if packer.stdout is not None:
-            packer.stdout.close()
-    if done.returncode != 0 or packer.returncode != 0:
-        reason = done.stderr.strip().splitlines()[-1:] or [f"tar: exit code {packer.returncode}"]
-        raise JobFailed(
-            f"the engine did not import the base image: {reason[0]}",
-            hint="is there space where the engine keeps its images? docker system df",
-        )
+    layer = tree.with_name("layer.tar")
+    tar = ["tar", "--create", "--sort=name", f"--mtime=@{epoch}", "--numeric-owner", "--xattrs"]
+    # With attributes come the times of a look and of a change, and tar's own process id.
+    tar.append("--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime")
+    tar += ["--file", str(layer), "--directory", str(tree), "."]
+    packed = subprocess.run(tar, capture_output=True, text=True)
+    if packed.returncode != 0:
+        raise _not_imported(packed.stderr or f"tar: exit code {packed.returncode}")
+    # Loaded and not imported: the engine would date what it imports, and so change its digest.
+    whole = tree.with_name("image.tar")
+    layout.write(whole, layer, tag, epoch, {LABEL: suite}, f"debootstrap {suite}")
+    done = subprocess.run(
+        ["docker", "load", "--quiet", "--input", str(whole)],
+        capture_output=True,
+        text=True,
+        env=endpoint.cli_environ(os.environ),
+    )
+    if done.returncode != 0:
+        raise _not_imported(done.stderr)
+
+
+def _not_imported(said: str) -> JobFailed:
+    return JobFailed(
+        f"the engine did not take the base image: {said.strip().splitlines()[-1]}",
+        hint="is there space where the engine keeps its images, and 700 MB under the temporary "
+        "directory? docker system df",
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, UsageFault
-from bench.host import image, promise
+from bench.host import image, images, promise
 from bench.host.console import working
 from bench.host.engine import docker, endpoint
 from bench.host.engine.base import Engine
@@ -86,7 +86,7 @@ def _docker(profile: str, base: str | None, gpu: bool, pins: Pins, named: str | 
         if refusal is not None:  # before an image of several GB is built for nothing
             raise docker.no_gpu(refusal)
     if named is not None:
-        found = image.named(client, named)
+        found = images.named(client, named)
         if found.tag.endswith(image.CANDIDATE):
             raise UsageFault(
                 f"{found.tag} has not kept its contract",

@@ -26,6 +26,7 @@ def inputs(root: Path, locks: Iterable[str], from_source: bool) -> Iterator[Path
     """Every file of the project that goes into an image, in a fixed order."""
     yield root / "docker" / "Dockerfile"
     yield root / "docker" / "apt-install.sh"
+    yield root / "docker" / "settle.sh"
     yield root / ".dockerignore"
     if from_source:
         yield root / "cmake" / "config.cmake"

@@ -46,6 +46,8 @@ CONTENT_LABEL = f"{LABELS}.content-id"
 TAG_DIGITS = 12
 # What is at the end of a tag until the image's contract has been checked.
 CANDIDATE = "-unverified"
+# And of what was built once more, to be compared.
+REBUILT = "-rebuilt"
 
 Progress = Callable[[str], None]
 
@@ -69,8 +71,8 @@ class BuildPlan:
 
     @property
     def candidate(self) -> str:
-        """What the image is called until its contract has been checked."""
-        return f"{self.tag}{CANDIDATE}"
+        """What the image is called until its contract has been checked, or it is compared."""
+        return f"{self.tag}{_suffix(self.request)}"
 
     @property
     def command(self) -> str:
@@ -162,6 +164,9 @@ def plan(
         "CLONE_URL": request.private_repo or "",
         "CLONE_REF": request.private_ref or "HEAD",
         "CLONE_COMMIT": private or "",
+        "SOURCE_DATE_EPOCH": str(
+            tvm.source.source_date_epoch if tvm else pins.defaults.source_date_epoch
+        ),
     }
     # By its public name: a mirror of it is the same base. A ref is what its commit is.
     named = {**arguments, "BASE": base.name, "CLONE_REF": ""}
@@ -171,7 +176,7 @@ def plan(
     argv = ["docker", "buildx", "build", "--builder", "default", "--progress", "plain", "--load"]
     # Attestations would make the result an index of two manifests, with a date in one.
     argv += ["--provenance=false", "--sbom=false", "--file", "docker/Dockerfile"]
-    argv += ["--tag", f"{tag}{CANDIDATE}"]
+    argv += ["--tag", f"{tag}{_suffix(request)}"]
     for key, value in sorted(labels.items()):
         argv += ["--label", f"{key}={value}"]
     for key, value in arguments.items():
@@ -184,9 +189,13 @@ def plan(
             argv += [option, value]
     if request.ssh:
         argv += ["--ssh", request.ssh]
-    if request.no_cache:
+    if request.no_cache or request.again:
         argv.append("--no-cache")
     return BuildPlan((*argv, "."), root, tag, digest, labels, base, request, name, tvm)
+
+
+def _suffix(request: BuildRequest) -> str:
+    return REBUILT if request.again else CANDIDATE
 
 
 def private_commit(request: BuildRequest, environ: Mapping[str, str]) -> str | None:
@@ -241,6 +250,30 @@ def build(
             candidate's tag, to be looked at.
         KeyboardInterrupt: interrupted; the build is stopped and nothing has its tag.
     """
+    image = make(plan, endpoint, client, progress=progress, environ=environ)
+    progress("checking the contract")
+    expected = promise.of_labels(plan.labels, pins)
+    record = verify.verify(client, plan.candidate, expected, progress, folder=folder, tag=plan.tag)
+    verify.write(record, folder)
+    verify.demand(record)
+    client.images.get(plan.candidate).tag(plan.tag)
+    client.images.remove(plan.candidate)
+    return Image(image.id, image.digest, plan.tag, image.labels, built=True)
+
+
+def make(
+    plan: BuildPlan,
+    endpoint: Endpoint,
+    client: DockerClient,
+    *,
+    progress: Progress = lambda _: None,
+    environ: Mapping[str, str] | None = None,
+) -> Image:
+    """Build a plan under its candidate's tag, and ask nothing of the image.
+
+    Raises:
+        UsageFault, JobFailed, KeyboardInterrupt: as ``build``, the contract apart.
+    """
     environ = os.environ if environ is None else environ
     for_docker = endpoint.cli_environ(environ)
     buildx.check(for_docker)
@@ -260,14 +293,7 @@ def build(
             f"buildx ended well, but the engine has no image {plan.candidate}",
             hint="is DOCKER_HOST the engine that buildx builds in? docker buildx ls",
         )
-    progress("checking the contract")
-    expected = promise.of_labels(plan.labels, pins)
-    record = verify.verify(client, plan.candidate, expected, progress, folder=folder, tag=plan.tag)
-    verify.write(record, folder)
-    verify.demand(record)
-    client.images.get(plan.candidate).tag(plan.tag)
-    client.images.remove(plan.candidate)
-    return Image(image.id, image.digest, plan.tag, image.labels, built=True)
+    return image
 
 
 def _gateway(endpoint: Endpoint, client: DockerClient) -> tuple[str | None, bool]:
@@ -292,6 +318,8 @@ def _more_secrets(request: BuildRequest, environ: Mapping[str, str]) -> dict[str
     found = {}
     if request.jobs is not None:
         found["jobs"] = str(request.jobs).encode()
+    if request.again:
+        found["fresh"] = b"1"
     if request.private_repo is not None:
         found["known_hosts"] = known_hosts.for_repository(request.private_repo, environ).encode()
     return found
@@ -314,56 +342,6 @@ def ensure(
     )
     found = None if request.no_cache else find(wanted, client)
     return found or build(wanted, pins, endpoint, client, progress=progress, environ=environ)
-
-
-def named(client: DockerClient, reference: str) -> Image:
-    """An image by a tag or an id; ``gpt-frontend:`` may be left out.
-
-    Raises:
-        UsageFault: the engine has none of that name.
-    """
-    from docker.errors import APIError, ImageNotFound
-
-    for name in (reference, f"{REPOSITORY}:{reference}"):
-        try:
-            found = client.images.get(name)
-        except (ImageNotFound, APIError):
-            continue
-        return Image(str(found.id), None, name, dict(found.labels), built=False)
-    raise UsageFault(
-        f"the engine has no image {reference}", hint=f"docker images {REPOSITORY} lists ours"
-    )
-
-
-def newest(client: DockerClient) -> Image:
-    """The image that `build-image` made last.
-
-    Raises:
-        UsageFault: there is none.
-    """
-    found = client.images.list(name=REPOSITORY, filters={"label": CONTENT_LABEL})
-    tagged = [(one, tag) for one in found for tag in one.tags if not tag.endswith(CANDIDATE)]
-    if not tagged:
-        raise UsageFault("there is no image of ours yet", hint="invoke build-image --profile cpu")
-    one, tag = max(tagged, key=lambda pair: str(pair[0].attrs["Created"]))
-    return Image(str(one.id), None, tag, dict(one.labels), built=False)
-
-
-def remove_all(client: DockerClient) -> list[str]:
-    """Remove every image that `build-image` made, but for those in use; gives their tags."""
-    from docker.errors import APIError
-
-    removed = []
-    for image in client.images.list(filters={"label": CONTENT_LABEL}):
-        for tag in image.tags or [str(image.id)]:
-            try:
-                client.images.remove(tag)
-            except APIError as error:
-                if error.status_code != 409:  # a container uses it
-                    raise
-            else:
-                removed.append(tag)
-    return removed
 
 
 def find_wheelhouse(

@@ -34,6 +34,9 @@ PinnedImage = Annotated[
 ]
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# SOURCE_DATE_EPOCH: https://reproducible-builds.org/specs/source-date-epoch/. Not before 1980,
+# which is the earliest time that a wheel, being a zip archive, can give its members.
+Epoch = Annotated[int, Field(ge=315532800)]
 # A GPU's compute capability without its dot: 86, 90a.
 CudaArch = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{1,2}[af]?$")]
 BuildType = Literal["Debug", "RelWithDebInfo", "Release"]
@@ -89,11 +92,13 @@ class Source(Frozen):
     """TVM's sources: a commit, and the commit of every submodule by its path, nested ones too.
 
     ``read_by_parent`` names submodules whose commit this list does not know: the commit of the
-    repository around them fixes it.
+    repository around them fixes it. ``source_date_epoch`` is the commit's date, in seconds since
+    1970, and that of all that is compiled from it.
     """
 
     url: str
     commit: Commit
+    source_date_epoch: Epoch
     tvm_ffi: Version
     gitlinks: dict[str, Commit]
     read_by_parent: tuple[str, ...] = ()
@@ -109,11 +114,20 @@ class Llvm(Frozen):
 
 
 class Defaults(Frozen):
-    """The profiles taken where the user names none: for jobs, and for building an image."""
+    """The profiles taken where the user names none: for jobs, and for building an image.
+
+    ``source_date_epoch`` is the date of all in an image whose TVM is a wheel.
+    """
 
     profile: ProfileName
     gpu_profile: ProfileName
     build_profile: ProfileName
+    source_date_epoch: Epoch
+
+    @property
+    def profiles(self) -> tuple[ProfileName, ...]:
+        """Every profile that is named here."""
+        return (self.profile, self.gpu_profile, self.build_profile)
 
 
 class BaseImagePins(Frozen):
@@ -153,7 +167,7 @@ class Pins(Frozen):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Pins:
-        for name in self.defaults.model_dump().values():
+        for name in self.defaults.profiles:
             if name not in self.profiles:
                 raise ValueError(f"the profile {name!r} is not there")
         for name, profile in self.profiles.items():

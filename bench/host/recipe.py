@@ -26,6 +26,7 @@ class BuildRequest:
     an archive instead. ``cuda_arch`` are compute capabilities: ``86``. ``ssh`` is as for buildx:
     ``default``, or ``default=PATH``. ``private_repo`` is an ssh address. ``frozen`` refuses what is
     not locked, and with ``frozen_packages`` Debian's packages too (bench/host/lock/frozen.py).
+    ``again`` builds once more to compare: nothing built or compiled earlier serves.
     """
 
     profile: str | None = None
@@ -49,6 +50,7 @@ class BuildRequest:
     cache_to: tuple[str, ...] = ()
     frozen: bool = False
     frozen_packages: bool = False
+    again: bool = False
 
     @property
     def changes_source(self) -> bool:
@@ -173,7 +175,8 @@ def tvm_build(
         told = {**environ, **request.mirrors.git_variables}
         commit = git.resolve(source.url, request.tvm_ref, told)
         if commit != source.commit:
-            source, own = source.model_copy(update={"commit": commit, "gitlinks": {}}), True
+            changes = {"commit": commit, "gitlinks": {}, "read_by_parent": ()}
+            source, own = source.model_copy(update=changes), True
     llvm_version, config, archive = _llvm(request, profile, pins)
     if request.build_type not in (None, "Debug", "RelWithDebInfo", "Release"):
         raise UsageFault(

@@ -25,6 +25,7 @@ from bench.host import (
     untrusted,
     verify,
 )
+from bench.host import images as built
 from bench.host import mirror as mirrors_of
 from bench.host.console import ERR, OUT, working
 from bench.host.engine import docker, endpoint, local
@@ -85,7 +86,7 @@ def verify_image(reference: str | None, *, as_json: bool) -> None:
     pinned = pins.load()
     client = endpoint.connect(endpoint.find_endpoint(os.environ), os.environ)
     with endpoint.engine_errors():
-        found = image.newest(client) if reference is None else image.named(client, reference)
+        found = built.newest(client) if reference is None else built.named(client, reference)
     expected = promise.of_labels(found.labels, pinned)
     with working(f"asking {found.tag}") as say:
         record = verify.verify(client, found.tag, expected, say)
@@ -222,5 +223,5 @@ def _clean_engine(client: DockerClient, images: bool) -> None:
     for name in docker.remove_abandoned(client):
         OUT.print(f"container removed: {name}", markup=False)
     if images:
-        for tag in image.remove_all(client):
+        for tag in built.remove_all(client):
             OUT.print(f"image removed: {tag}", markup=False)

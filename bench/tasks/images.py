@@ -93,13 +93,55 @@ def build_image(
     help={
         "image": "a tag or an id (default: the newest that build-image made)",
         "json": "print the whole record as JSON",
-    }
+        "rebuild": "instead: build it again without any cache, and compare byte for byte",
+        "files": "instead: write every file's checksum to this file, for --against elsewhere",
+        "against": "instead: compare it with the list that --files wrote, on any machine",
+        "wheelhouse": _BUILD_HELP["wheelhouse"] + "; for --rebuild",
+        "mirror": _BUILD_HELP["mirror"] + "; for --rebuild",
+        "mirror-folder": _BUILD_HELP["mirror-folder"] + "; for --rebuild",
+        "jobs": _BUILD_HELP["jobs"] + "; for --rebuild",
+    },
+    iterable=("mirror",),
 )
-def verify_image(c: Context, image: str | None = None, json: bool = False) -> None:
-    """Hold an image to its contract, in a container of it; exit 1 if a check fails."""
+def verify_image(
+    c: Context,
+    image: str | None = None,
+    json: bool = False,
+    rebuild: bool = False,
+    files: str | None = None,
+    against: str | None = None,
+    wheelhouse: str | None = None,
+    mirror: list[str] | None = None,
+    mirror_folder: str | None = None,
+    jobs: str | None = None,
+) -> None:
+    """Hold an image to its contract; or build it again and compare. Exit 1 if that fails."""
+    from bench.errors import UsageFault
     from bench.host import verbs
+    from bench.host.reproduce import verbs as reproduce
 
-    verbs.verify_image(image, as_json=json)
+    chosen = [
+        name
+        for name, value in (("--rebuild", rebuild), ("--files", files), ("--against", against))
+        if value
+    ]
+    if len(chosen) > 1:
+        raise UsageFault(f"{' and '.join(chosen)} are two questions", hint="ask one at a time")
+    if rebuild:
+        reproduce.rebuild(
+            image,
+            as_json=json,
+            wheelhouse=wheelhouse,
+            mirror=mirror or (),
+            mirror_folder=mirror_folder,
+            jobs=jobs,
+        )
+    elif files:
+        reproduce.files(image, files)
+    elif against:
+        reproduce.against(image, against, as_json=json)
+    else:
+        verbs.verify_image(image, as_json=json)
 
 
 @verb(

@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from bench.contract import Check, ContractRecord, Expected
-from bench.host.supply import archive, layout, provenance
+from bench.host import layout
+from bench.host.supply import archive, provenance
 from bench.record import ImageRef
 
 TAG = "gpt-frontend:cpu-0123456789ab"
@@ -57,9 +58,15 @@ def packed(files: Mapping[str, bytes], folders: bool = True) -> bytes:
     return buffer.getvalue()
 
 
-def unpacked(path: Path) -> Files:
-    with tarfile.open(path) as tar:
-        return {one.name: tar.extractfile(one).read() for one in tar}  # type: ignore[union-attr]
+def unpacked(archive: Path | bytes) -> Files:
+    data = archive if isinstance(archive, bytes) else archive.read_bytes()
+    found: Files = {}
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        for one in tar:
+            stream = tar.extractfile(one)
+            assert stream is not None, f"{one.name} is no file"
+            found[one.name] = stream.read()
+    return found
 
 
 def chunks(content: bytes, size: int = 1000) -> Iterator[bytes]:

@@ -196,12 +196,18 @@ def code(origin: Origin) -> Iterator[Server]:
         yield state
 
 
+def date_of(origin: Origin) -> int:
+    bare = origin.root / "lib" / "tvm.git"
+    return int(git("log", "-1", "--format=%ct", origin.commits["tvm"], cwd=bare))
+
+
 def sourced(pins: Pins, origin: Origin, **changes: object) -> Pins:
     """The pins with one source, that of the small project."""
     fields = {
         "url": f"{CODE}/lib/tvm",
         "commit": origin.commits["tvm"],
         "tvm_ffi": "0.1.0",
+        "source_date_epoch": date_of(origin),
         "gitlinks": origin.gitlinks,
         **changes,
     }
@@ -221,6 +227,7 @@ def test_sources_as_locked_are_found_so_to_the_last_nested_gitlink(
     assert (part.changes, part.drift, part.unasked, part.edits) == ([], [], [], {})
     assert part.same == [
         'sources."1.0.0".commit',
+        'sources."1.0.0".source_date_epoch',
         *(f'sources."1.0.0".gitlinks."{path}"' for path in sorted(origin.gitlinks)),
     ]
 
@@ -241,6 +248,14 @@ def test_a_gitlink_that_is_wrong_missing_or_too_many_is_a_change(
     }
     assert [change.old for change in part.changes][:2] == ["(not listed)", "1" * 40]
     assert "3rdparty/ffi" in " ".join(part.same)
+
+
+def test_the_date_of_another_commit_is_a_change(
+    pins: Pins, origin: Origin, code: Server, tmp_path: Path
+) -> None:
+    part = ask(sourced(pins, origin, source_date_epoch=10**9), code, tmp_path)
+    assert part.edits == {("sources", "1.0.0", "source_date_epoch"): date_of(origin)}
+    assert [one.old for one in part.changes] == [str(10**9)]
 
 
 def test_a_tag_that_has_moved_is_drift_and_never_written(

@@ -52,6 +52,11 @@ def test_a_comment_behind_a_value_stays() -> None:
     assert 'tvm_ffi = "0.1.9" # the release nearest' in text
 
 
+def test_a_number_is_rewritten() -> None:
+    text = edit.edited(PINS, {("sources", "0.23.0", "source_date_epoch"): 1})
+    assert "source_date_epoch = 1 # of the commit" in text
+
+
 def test_a_key_is_added_at_the_end_of_its_table_and_taken_out() -> None:
     table = ("sources", "0.26.0", "gitlinks")
     text = edit.edited(

@@ -225,7 +225,7 @@ def test_lock_takes_the_manifest_of_the_newest_image_on_the_pinned_base(
     label = {"io.gpt-frontend.profile": "cpu", "io.gpt-frontend.base": base}
     older, newer = ours(**label), ours(**label)
     for one, day in ((older, "2026-01-01"), (newer, "2026-01-02")):
-        one.tags, one.attrs["Created"] = [f"gpt-frontend:{day}"], day
+        one.tags, one.attrs["Metadata"] = [f"gpt-frontend:{day}"], {"LastTagTime": day}
 
     def listed(filters: dict[str, list[str]]) -> list[Any]:
         wanted = dict(one.split("=", 1) for one in filters["label"])

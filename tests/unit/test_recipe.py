@@ -156,7 +156,7 @@ def test_a_ref_becomes_the_commit_that_it_names(
     build = made(with_source(pins, str(repository)), BuildRequest(tvm_ref=ref))
     assert build.source.commit == git(repository, "rev-parse", names)
     assert build.own_gitlinks and build.arguments["SOURCE_OWN_GITLINKS"] == "1"
-    assert build.arguments["SOURCE_GITLINKS"] == ""
+    assert build.arguments["SOURCE_GITLINKS"] == "" == build.arguments["SOURCE_BY_PARENT"]
 
 
 def test_the_locked_commit_by_its_own_name_keeps_the_lock(pins: Pins) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from tests.unit.archives import (
     image_files,
     packed,
     rewritten,
+    unpacked,
     written,
 )
 
@@ -38,9 +38,7 @@ def test_what_was_saved_is_verified_and_the_engine_gets_its_own_part_back(saved:
     assert set(read.manifest.digests) == {manifest, config}
     assert read.beside == beside_of(manifest)
     part = b"".join(archive.engine_part(saved, read.image_bytes))
-    with tarfile.open(fileobj=io.BytesIO(part)) as tar:
-        given = {one.name: tar.extractfile(one).read() for one in tar}  # type: ignore[union-attr]
-    assert given == files
+    assert unpacked(part) == files
     assert archive.claimed(saved) == read.manifest
 
 

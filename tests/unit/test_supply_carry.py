@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +23,7 @@ from tests.unit.archives import (
     image_files,
     rewritten,
     statement,
+    unpacked,
     written,
 )
 
@@ -54,8 +53,7 @@ class Engine:
     def _load(self, stream: Any) -> None:
         while chunk := stream.read(999):
             self.given += chunk
-        with tarfile.open(fileobj=io.BytesIO(self.given)) as tar:
-            index = json.loads(tar.extractfile("index.json").read())  # type: ignore[union-attr]
+        index = json.loads(unpacked(self.given)["index.json"])
         self.tags[TAG] = self._gives or index["manifests"][0]["digest"]
 
 

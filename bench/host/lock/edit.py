@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Value = str | list[str] | None
+Value = str | int | list[str] | None
 Place = tuple[str, ...]
 
 HINT = "edit docker/pins.toml by hand: invoke lock --check says what it should hold"
@@ -58,7 +58,7 @@ def _written(text: str, place: Place, value: Value) -> str:
         found = re.match(r"\s*([\w.\"'-]+|\"[^\"]*\"|'[^']*')\s*=\s*", lines[number])
         if found is None or found[1].strip("\"'") != place[-1]:
             continue
-        old = re.match(r'"[^"\n]*"|\[[^\]\n]*\]', lines[number][found.end() :])
+        old = re.match(r'"[^"\n]*"|\[[^\]\n]*\]|\d+(?![\d.])', lines[number][found.end() :])
         if old is None:
             raise UsageFault(f"docker/pins.toml: cannot rewrite {'.'.join(place)}", hint=HINT)
         if value is None:
@@ -91,5 +91,5 @@ def _table(lines: Sequence[str], name: Place) -> tuple[int, int]:
     return start, len(lines)
 
 
-def _spelt(value: str | list[str]) -> str:
+def _spelt(value: str | int | list[str]) -> str:
     return json.dumps(value, ensure_ascii=False)

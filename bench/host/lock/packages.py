@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.host.images import made_at
 from bench.host.lock.part import CannotAsk, Change, Part, Unasked
 from bench.host.pins import Pins
 
@@ -154,4 +155,4 @@ def resolve(pins: Pins, locks: Path, client: DockerClient | None, no_engine: str
 def _newest(client: DockerClient, profile: str, base: str) -> Image | None:
     wanted = {"label": [f"{LABELS}.profile={profile}", f"{LABELS}.base={base}"]}
     found = [one for one in client.images.list(filters=wanted) if one.tags]
-    return max(found, key=lambda one: str(one.attrs["Created"]), default=None)
+    return max(found, key=made_at, default=None)

@@ -38,7 +38,7 @@ class Part:
     changes: list[Change] = field(default_factory=list)
     drift: list[str] = field(default_factory=list)
     unasked: list[Unasked] = field(default_factory=list)
-    edits: dict[tuple[str, ...], str | list[str] | None] = field(default_factory=dict)
+    edits: dict[tuple[str, ...], str | int | list[str] | None] = field(default_factory=dict)
     files: dict[Path, str] = field(default_factory=dict)
 
 

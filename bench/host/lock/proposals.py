@@ -204,8 +204,8 @@ def _source(pins: Pins, name: str, profile: Profile, tags: Mapping[str, str]) ->
         by_hand = ""
         if new not in pins.sources:
             by_hand = (
-                f'it needs [sources."{new}"] (commit {tags.get(f"v{new}", "?")}) with its gitlinks '
-                f"and its tvm-ffi, and docker/locks/tvm-{new}.in: docs/locking.md"
+                f'it needs [sources."{new}"] (commit {tags.get(f"v{new}", "?")}) with its date, '
+                f"gitlinks and tvm-ffi, and docker/locks/tvm-{new}.in: docs/locking.md"
             )
         edits: dict[Place, str] = {("profiles", name, "tvm"): new}
         yield Proposal(f"profiles.{name}.tvm", profile.tvm, new, refusal, by_hand, notes, edits)

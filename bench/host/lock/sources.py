@@ -100,6 +100,7 @@ def _gitlinks(part: Part, version: str, source: Source, cache: Cache) -> None:
     except CannotAsk as why:
         part.unasked.append(Unasked(f'sources."{version}".gitlinks', str(why)))
         return
+    _date(part, version, source, cache)
     # Below what could not be read, the old list stays.
     kept = {
         path: commit
@@ -129,6 +130,25 @@ def _gitlinks(part: Part, version: str, source: Source, cache: Cache) -> None:
     for one in unread:
         place = f'sources."{version}".gitlinks below {one.place}'
         part.unasked.append(Unasked(place, one.why))
+
+
+def _date(part: Part, version: str, source: Source, cache: Cache) -> None:
+    """The commit's date; ``walk`` has fetched it."""
+    key = ("sources", version, "source_date_epoch")
+    place = f'sources."{version}".source_date_epoch'
+    try:
+        with cache.holding(source.url, source.commit) as repository:
+            told = cache.git.out("log", "-1", "--format=%ct", source.commit, cwd=repository)
+    except (Fault, OSError) as fault:
+        part.unasked.append(Unasked(place, masked(re.sub(r"\s+", " ", str(fault)))))
+        return
+    old, new = source.source_date_epoch, int(told)
+    if old == new:
+        part.same.append(place)
+        return
+    meaning = "the commit's date, which everything in an image of it has"
+    part.changes.append(Change(place, str(old), str(new), meaning))
+    part.edits[key] = new
 
 
 def walk(

@@ -20,7 +20,7 @@ from typing import IO, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import JobFailed, UsageFault
-from bench.host.supply import layout
+from bench.host import layout
 from bench.record import ImageRef
 
 OURS = "gpt-frontend/"
@@ -296,7 +296,7 @@ class Stream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # a BufferedReader gives nothing else
         while not self._rest:
             try:
                 self._rest = next(self._chunks)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from bench.contract import ContractRecord
 from bench.errors import JobFailed, UsageFault
-from bench.host import image, verify
+from bench.host import images, verify
 from bench.host.pins import Pins
 from bench.host.supply import archive, beside, contents, obtain, provenance, sbom
 from bench.record import ImageRef
@@ -61,7 +61,7 @@ def save(
             f"{path} does not end in .tar",
             hint="name it FILE.tar; the layers in it are compressed already",
         )
-    named = image.newest(client) if reference is None else image.named(client, reference)
+    named = images.newest(client) if reference is None else images.named(client, reference)
     there = client.images.get(named.id)
     tag = next((one for one in there.tags if one == named.tag), None)
     if tag is None:

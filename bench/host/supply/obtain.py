@@ -19,7 +19,7 @@ class Found:
     """An image in the engine, and every digest that is known to be its own.
 
     One engine calls an image by its configuration, another by its manifest; an archive knows
-    both (``bench.host.supply.layout``).
+    both (``bench.host.layout``).
     """
 
     image: ImageRef

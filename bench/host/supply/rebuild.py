@@ -20,7 +20,15 @@ Progress = Callable[[str], None]
 
 
 def options(labels: Mapping[str, str], pinned: pins.Pins) -> list[str]:
-    """The options of `invoke build-image` that make an image of these labels.
+    """The words of `invoke build-image` that make an image of these labels. Raises as ``asked``."""
+    words = []
+    for name, value in asked(labels, pinned).items():
+        words += [f"--{name.replace('_', '-')}", *([value] if isinstance(value, str) else [])]
+    return words
+
+
+def asked(labels: Mapping[str, str], pinned: pins.Pins) -> dict[str, str | bool]:
+    """The options of `invoke build-image`, by name, that make an image of these labels.
 
     Raises:
         UsageFault: the labels are none of ours, or name what only its owner can bring.
@@ -35,10 +43,10 @@ def options(labels: Mapping[str, str], pinned: pins.Pins) -> list[str]:
             "a private repository is in it, which only its owner can clone",
             hint="build it by hand: invoke build-image --ssh default --private-repo URL",
         )
-    chosen = ["--profile", profile]
+    chosen: dict[str, str | bool] = {"profile": profile}
     base = labels.get(f"{LABELS}.base")
     if base and base not in (labels.get(f"{LABELS}.pin.base"), pinned.base_image.tag):
-        chosen += ["--base", base]
+        chosen["base"] = base
     build = {
         key.removeprefix(f"{LABELS}.build."): value
         for key, value in labels.items()
@@ -46,12 +54,12 @@ def options(labels: Mapping[str, str], pinned: pins.Pins) -> list[str]:
     }
     if build:
         distribution = build["llvm_config"].startswith("/usr/lib/llvm-")
-        chosen += ["--tvm-ref", build["tvm_commit"], "--build-type", build["build_type"]]
-        chosen += ["--llvm", f"apt:{build['llvm']}" if distribution else build["llvm"]]
+        chosen |= {"tvm_ref": build["tvm_commit"], "build_type": build["build_type"]}
+        chosen["llvm"] = f"apt:{build['llvm']}" if distribution else build["llvm"]
         if build["cuda_from"] != "none":
-            chosen += ["--cuda-arch", build["cuda_arch"]]
+            chosen["cuda_arch"] = build["cuda_arch"]
         if build["cuda_from"] == "wheels":
-            chosen += ["--cuda-from-wheels"]
+            chosen["cuda_from_wheels"] = True
     return chosen
 
 

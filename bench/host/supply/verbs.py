@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench.errors import UsageFault
-from bench.host import image, pins, promise, verify
+from bench.host import image, images, pins, promise, verify
 from bench.host.console import ERR, OUT, working
 from bench.host.engine import endpoint
 from bench.host.report import plain
@@ -25,7 +25,7 @@ def bill(reference: str | None, to: Path | None, form: str) -> None:
         raise UsageFault(f"unknown format '{form}'", hint=f"--format {', '.join(sbom.FORMATS)}")
     client = endpoint.connect(endpoint.find_endpoint(os.environ), os.environ)
     with endpoint.engine_errors():
-        named = image.newest(client) if reference is None else image.named(client, reference)
+        named = images.newest(client) if reference is None else images.named(client, reference)
         there = client.images.get(named.id)
         tag = next((one for one in there.tags if one == named.tag), (there.tags or [named.tag])[0])
         with working(f"asking {tag}") as say:
@@ -76,7 +76,7 @@ def push(reference: str | None, place: str) -> None:
     registry.repository(place)
     client = endpoint.connect(endpoint.find_endpoint(os.environ), os.environ)
     with endpoint.engine_errors(), working(f"pushing to {place}") as say:
-        named = image.newest(client) if reference is None else image.named(client, reference)
+        named = images.newest(client) if reference is None else images.named(client, reference)
         promise.of_labels(named.labels, pins.load())  # refuses one that is none of ours
         tag = registry.tag_of(named.labels)
         if named.tag.endswith(image.CANDIDATE):

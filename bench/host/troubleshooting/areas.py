@@ -30,6 +30,7 @@ AREAS = (
             *("bench.host.verify", "bench.host.content", "bench.host.buildx", "bench.host.bases"),
             *("bench.host.base_image", "bench.host.apt", "bench.build.contract"),
             *("bench.host.lock", "bench.tasks.locks"),
+            *("bench.host.reproduce", "bench.tasks.images"),
             *("bench.contract", "bench.job.contract", "bench.job.probes", "docker/Dockerfile"),
         ),
     ),

@@ -204,7 +204,7 @@ extern "C" TVM_DLL int TVMSmallCount(const char* text) {
 extern "C" TVM_DLL const char* TVMSmallInfo() {
   return "USE_LLVM=" TVM_INFO_USE_LLVM "\\nUSE_CUDA=" TVM_INFO_USE_CUDA
          "\\nLLVM_VERSION=" TVM_INFO_LLVM_VERSION "\\nDMLC=" DMLC_NAME "\\nFFI=" FFI_NAME
-         "\\nDLPACK=" DLPACK_NAME "\\n";
+         "\\nDLPACK=" DLPACK_NAME "\\nBUILT=" __DATE__ " " __TIME__ "\\n";
 }
 """,
     "src/llvm.cc": """\

@@ -81,6 +81,7 @@ def pins_for(pins: Pins, project: Project, archive: Archive) -> Pins:
     source = Source(
         url=project.url,
         commit=project.commit,
+        source_date_epoch=pins.sources[VERSION].source_date_epoch,
         tvm_ffi=pins.sources[VERSION].tvm_ffi,
         gitlinks=dict(project.gitlinks),
     )
@@ -144,12 +145,16 @@ class Trial:
         """The same of other sources."""
         return dataclasses.replace(self, pins=pins_for(self.pins, project, archive))
 
-    def plan(self, **request: object) -> image.BuildPlan:
-        """The plan of a build, as `invoke build-image` makes it."""
+    def request(self, **more: object) -> BuildRequest:
+        """What is asked for, as `invoke build-image` does."""
         chosen = mirrors.load([f"github={self.mirror}"], {"HOME": str(self.root)})
         wanted = BuildRequest(profile=PROFILE, base=self.base, mirrors=chosen)
+        return dataclasses.replace(wanted, **more)  # type: ignore[arg-type] # by name
+
+    def plan(self, **request: object) -> image.BuildPlan:
+        """The plan of a build, as `invoke build-image` makes it."""
         return image.plan(
-            dataclasses.replace(wanted, **request),  # type: ignore[arg-type]
+            self.request(**request),
             self.pins,
             self.client,
             root=self.root,

@@ -1,0 +1,99 @@
+"""The source path built twice without cache; and what would make it differ is found and named."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.host import image
+from bench.host.reproduce import rebuild
+from tests.docker.source.trial import Trial
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+SETTLED = "rm -rf /tmp/* /var/tmp/*\nsettle\nSHELL\n"
+# In the step of the Python packages: a date in a file, an archive in no order, and a file that is
+# written after the others were given their date.
+PLANTED = r"""rm -rf /tmp/* /var/tmp/*
+date '+built on %Y-%m-%d at %H:%M:%S.%N' >/opt/venv/stamp.txt
+mkdir /tmp/many
+cd /tmp/many
+seq 1 40 | xargs touch -d @0
+tar --mtime=@0 -cf /opt/venv/unsorted.tar $(shuf -e *)
+cd /
+rm -rf /tmp/many
+settle
+touch /opt/venv/late
+SHELL
+"""
+COMPILE = "python3 -B /mnt/compile.py"
+
+
+def again(trial: Trial, first: image.Image, folder: Path) -> rebuild.Outcome:
+    return rebuild.rebuild(
+        first,
+        trial.request(),
+        trial.pins,
+        trial.endpoint,
+        trial.client,
+        environ=trial.environ,
+        root=trial.root,
+        folder=folder,
+    )
+
+
+@pytest.fixture
+def planted(prepared: Trial, tmp_path: Path, client: DockerClient) -> Iterator[Trial]:
+    root = shutil.copytree(prepared.root, tmp_path / "project")
+    dockerfile = root / "docker" / "Dockerfile"
+    text = dockerfile.read_text()
+    assert text.count(SETTLED) == 1 and text.count(COMPILE) == 1
+    text = text.replace(SETTLED, PLANTED).replace(COMPILE, f"unset SOURCE_DATE_EPOCH\n{COMPILE}")
+    dockerfile.write_text(text)
+    trial = dataclasses.replace(prepared, root=root)
+    yield trial
+    for one in client.images.list(filters={"label": f"{image.CONTENT_LABEL}"}):
+        for tag in one.tags:
+            if tag.startswith(trial.plan().tag):
+                client.images.remove(tag)
+
+
+def test_image_from_source_comes_out_the_same(
+    prepared: Trial, client: DockerClient, tmp_path: Path
+) -> None:
+    """With __DATE__ in its code, which SOURCE_DATE_EPOCH fixes, and without ccache."""
+    first = prepared.image()
+    try:
+        outcome = again(prepared, first, tmp_path)
+    finally:
+        client.images.remove(first.tag)
+    assert outcome.record.same, outcome.record.differences[:20]
+    assert outcome.kept is None
+
+
+def test_what_differs_is_named_by_layer_file_and_kind(planted: Trial, tmp_path: Path) -> None:
+    first = planted.image()
+    outcome = again(planted, first, tmp_path / "records")
+    told = {one.path: one for one in outcome.record.differences}
+    assert not outcome.record.same and outcome.kept is not None
+    library = "opt/venv/lib/python3.11/site-packages/tvm/lib/libtvm.so"
+    packages, tvm = "Python packages", "TVM, and versions against the pins"
+    for path, step, kind, suspect in (
+        ("opt/venv/stamp.txt", packages, "a date", packages),
+        ("opt/venv/unsorted.tar", packages, "archive order", packages),
+        ("opt/venv/late", packages, "time stamp", packages),
+        (library, tvm, "__DATE__ or __TIME__", "compile TVM"),
+    ):
+        found = told[path]
+        assert (found.step, found.kind, found.suspect) == (step, kind, suspect), found
+        assert found.layer == (3 if step == packages else 5), found
+        assert found.remedy
+    pair = [outcome.kept / which / "layer-3/opt/venv/stamp.txt" for which in ("first", "second")]
+    assert pair[0].read_text() != pair[1].read_text()
+    assert planted.client.images.get(f"{first.tag}{image.REBUILT}").id == outcome.record.second
