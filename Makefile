@@ -54,6 +54,10 @@ bench: setup ## measure GPT-2 before and after TVM's optimisation (ARGS="--model
 benchmark: setup ## measure all backends on eight workloads, three times; print the table (hours)
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
+.PHONY: scaling
+scaling: setup ## measure how the cost grows with length, context, depth and threads
+	@$(BIN)/python -m benchmarks.scaling $(ARGS)
+
 .PHONY: test
 test: setup ## run the tests, but for the slow ones (ARGS="-k record")
 	@$(BIN)/pytest $(ARGS)

@@ -8,6 +8,7 @@ optional ones under the same ``schema_version``; a spec refuses them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -98,7 +99,13 @@ class RecordedSpec(_Record):
     mcpu: str | None = Field(default=None, min_length=1, description="null: the CPU it runs on")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    layers: Count | None = Field(default=None, description="depth; null: the model's own")
     weights: Weights | None = Field(default=None, description="null: weights drawn by the seed")
+
+    @property
+    def named(self) -> str:
+        """The model, and its depth where that is not its own."""
+        return self.model if self.layers is None else f"{self.model} of {self.layers} layers"
 
 
 class JobSpec(RecordedSpec):
@@ -118,8 +125,11 @@ class JobSpec(RecordedSpec):
 
     @property
     def geometry(self) -> Geometry:
-        """The model's geometry: its checkpoint's, or the preset's."""
-        return self.weights.config() if self.weights else MODELS[self.model]
+        """The model's geometry: its checkpoint's, or the preset's at the depth asked for."""
+        if self.weights:
+            return self.weights.config()
+        preset = MODELS[self.model]
+        return preset if self.layers is None else replace(preset, n_layer=self.layers)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -158,6 +168,8 @@ class JobSpec(RecordedSpec):
     def _fits(self) -> JobSpec:
         if self.weights is None and self.model not in MODELS:
             raise ValueError(f"unknown model '{self.model}'; choose one of: {_join(MODELS)}")
+        if self.weights is not None and self.layers is not None:
+            raise ValueError("layers is set beside weights, which have a depth of their own")
         if not isinstance(self.geometry, MODES[self.mode]):
             fitting = [mode for mode, kind in MODES.items() if isinstance(self.geometry, kind)]
             raise ValueError(
@@ -239,7 +251,7 @@ class Result(_Record):
         """The row of ``backend`` with what the spec says of it, and nothing measured."""
         return cls(
             backend=backend,
-            model=spec.model,
+            model=spec.named,
             mode=spec.mode,
             device=spec.device,
             batch_size=spec.batch_size,

@@ -122,7 +122,7 @@ def headline(record: RunRecord) -> str:
     place = f"{record.engine}, {record.image.tag}" if record.image else record.engine
     device = f"{where.gpu}" if where and where.gpu and spec.device == "cuda" else spec.device
     return plain(
-        f"{spec.model} {spec.mode}, batch {spec.batch_size}, {spec.seq_len} tokens, {spec.dtype}, "
+        f"{spec.named} {spec.mode}, batch {spec.batch_size}, {spec.seq_len} tokens, {spec.dtype}, "
         f"{device} ({machine}; {place})"
     )
 

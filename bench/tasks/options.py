@@ -8,6 +8,7 @@ JOB = {
     "base": "the image stands on this base, as in build-image --base",
     "image": "run in this very image that build-image made (a tag or an id)",
     "model": "gpt-nano, gpt2 (default), gpt2-medium, gpt2-large, gpt2-xl or bert-base",
+    "layers": "how many of the model's layers (default: its own number); with seeded weights",
     "weights": "a checkpoint instead of seeded weights: a directory, a run, or hf:gpt2",
     "mode": "prefill (default): all positions in one call; decode: a token a call, with a KV "
     "cache, from a context of --seq-len; encode: what BERT does",

@@ -14,7 +14,7 @@ _AS_THE_RUN = "; a run's own where not given"
 
 @verb(
     help={
-        **{name: text for name, text in JOB.items() if name not in ("model", "weights")},
+        **{name: text for name, text in JOB.items() if name not in ("model", "layers", "weights")},
         "target": "a run (its id or part of it, `last`, its directory), which is repeated as it "
         "was; or a model, as gpt2; hf:gpt2 or a directory of weights; or a spec.json",
         "engine": "auto, docker or local (default: where the run was; auto of a model)",

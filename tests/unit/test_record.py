@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jsonschema
@@ -15,7 +16,7 @@ from bench.catalog import BACKENDS, MODELS
 from bench.errors import UsageFault
 from bench.host import schema
 from bench.host.request import spec_from
-from bench.record import JobSpec, Latency, Parity, Result
+from bench.record import JobSpec, Latency, Parity, Result, Weights
 from tests.unit.samples import record
 
 MS = st.floats(min_value=0.001, max_value=1e5)
@@ -32,6 +33,7 @@ MS = st.floats(min_value=0.001, max_value=1e5)
         ({"backends": ","}, "--backends"),
         ({"seq_len": "1025"}, "seq_len 1025 is over the block size of gpt2"),
         ({"seq_len": "0"}, "--seq-len '0'"),
+        ({"layers": "0"}, "--layers '0'"),
         ({"batch_size": "0"}, "--batch-size '0'"),
         ({"batch_size": "many"}, "--batch-size 'many'"),
         ({"batch_size": "1.5"}, "--batch-size '1.5'"),
@@ -60,6 +62,20 @@ def test_defaults_are_gpt2_through_every_backend() -> None:
     spec = spec_from(model=None, batch_size=None)
     assert (spec.model, spec.mode, spec.seq_len, spec.batch_size) == ("gpt2", "prefill", 64, 1)
     assert spec.backends == tuple(BACKENDS)
+
+
+def test_depth_is_all_of_the_geometry_that_layers_change() -> None:
+    spec = spec_from(layers="48")
+    assert spec.geometry == dataclasses.replace(MODELS["gpt2"], n_layer=48)
+    assert spec.named == "gpt2 of 48 layers"
+    assert Result.blank("torch-eager", spec).model == spec.named
+    assert spec_from().named == "gpt2"
+
+
+def test_a_checkpoint_has_a_depth_of_its_own() -> None:
+    weights = Weights.of("here", "0" * 64, MODELS["gpt-nano"])
+    with pytest.raises(UsageFault, match="layers is set beside weights"):
+        spec_from(weights=weights.model_dump(), layers="2")
 
 
 def test_a_spec_refuses_keys_it_does_not_know() -> None:

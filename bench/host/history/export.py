@@ -6,6 +6,7 @@ import csv
 import io
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
@@ -268,6 +269,8 @@ def _size(record: RunRecord) -> tuple[str, str]:
     spec = record.spec
     try:
         geometry = spec.weights.config() if spec.weights else MODELS.get(spec.model)
+        if geometry is not None and spec.layers is not None:
+            geometry = replace(geometry, n_layer=spec.layers)
     except TypeError:  # of a kind that this version does not know
         geometry = None
     width = _BYTES.get(spec.dtype)

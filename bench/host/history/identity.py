@@ -97,7 +97,7 @@ def facts(record: RunRecord, among: Iterable[str] | None = None) -> dict[str, st
     named = set(among) if among is not None else measured(record)
     found = {
         "kind": spec.kind,
-        "model": spec.model,
+        "model": spec.named,
         "weights": spec.weights.sha256 if spec.weights else "seeded",
         "mode": spec.mode,
         "device": spec.device,

@@ -26,7 +26,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def one(section: Section) -> str:
     """The page of one run."""
-    title = f"{section.record.spec.model} {section.record.spec.mode}"
+    title = f"{section.record.spec.named} {section.record.spec.mode}"
     return _page(title=title, sections=[section], overview=None, debug=section.debug)
 
 

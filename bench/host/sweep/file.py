@@ -79,6 +79,7 @@ class Axes(_Strict):
     device: _Several[Literal["cpu", "cuda"]] | None = None
     profile: _Several[str] | None = None
     threads: _Several[_Count] | None = None
+    layers: _Several[_Count] | None = None
 
 
 class Matrix(Axes):

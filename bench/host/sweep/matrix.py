@@ -35,7 +35,7 @@ class Cell:
 
     def __str__(self) -> str:
         spec = self.spec
-        words = [spec.model, spec.mode, f"batch {spec.batch_size}", f"{spec.seq_len} tokens"]
+        words = [spec.named, spec.mode, f"batch {spec.batch_size}", f"{spec.seq_len} tokens"]
         words.append(spec.dtype)
         words += ["cuda"] * (spec.device == "cuda")
         words += [f"{spec.threads} threads"] if spec.threads else []
