@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,8 @@ import pytest
 
 from bench.host import image
 from bench.host.reproduce import rebuild
+from tests.docker.source import llvm_tarball
+from tests.docker.source.conftest import Forge
 from tests.docker.source.trial import Trial
 
 if TYPE_CHECKING:
@@ -48,15 +49,24 @@ def again(trial: Trial, first: image.Image, folder: Path) -> rebuild.Outcome:
     )
 
 
+@pytest.fixture(scope="module")
+def own(
+    prepared: Trial, forge: Forge, llvm: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Trial:
+    """A build of sources of its own: no other test finds in the cache what is built here."""
+    archive = forge.publish(llvm_tarball.pack(llvm, tmp_path_factory.mktemp("archive")))
+    return prepared.with_pins(forge.project(), archive)
+
+
 @pytest.fixture
-def planted(prepared: Trial, tmp_path: Path, client: DockerClient) -> Iterator[Trial]:
-    root = shutil.copytree(prepared.root, tmp_path / "project")
+def planted(own: Trial, tmp_path: Path, client: DockerClient) -> Iterator[Trial]:
+    root = shutil.copytree(own.root, tmp_path / "project")
     dockerfile = root / "docker" / "Dockerfile"
     text = dockerfile.read_text()
     assert text.count(SETTLED) == 1 and text.count(COMPILE) == 1
     text = text.replace(SETTLED, PLANTED).replace(COMPILE, f"unset SOURCE_DATE_EPOCH\n{COMPILE}")
     dockerfile.write_text(text)
-    trial = dataclasses.replace(prepared, root=root)
+    trial = own.but(root=root)
     yield trial
     for one in client.images.list(filters={"label": f"{image.CONTENT_LABEL}"}):
         for tag in one.tags:
@@ -65,12 +75,12 @@ def planted(prepared: Trial, tmp_path: Path, client: DockerClient) -> Iterator[T
 
 
 def test_image_from_source_comes_out_the_same(
-    prepared: Trial, client: DockerClient, tmp_path: Path
+    own: Trial, client: DockerClient, tmp_path: Path
 ) -> None:
     """With __DATE__ in its code, which SOURCE_DATE_EPOCH fixes, and without ccache."""
-    first = prepared.image()
+    first = own.image()
     try:
-        outcome = again(prepared, first, tmp_path)
+        outcome = again(own, first, tmp_path)
     finally:
         client.images.remove(first.tag)
     assert outcome.record.same, outcome.record.differences[:20]
