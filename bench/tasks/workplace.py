@@ -13,6 +13,7 @@ from bench.tasks.options import JOB
         "profile": "the profile to work on: cpu (default), cpu-source and llvm10 with TVM's tree",
         "base": JOB["base"],
         "build-type": "of TVM, where it is compiled: Debug to step through it",
+        "tvm-ref": "a commit, tag or branch of TVM instead of the profile's commit",
         "cuda-from-wheels": "as in build-image, where the pinned base is not to be had",
         "private-repo": "an ssh address, cloned to /src/private inside and installed editable",
         "private-ref": "its tag, branch or commit (default: what it checks out itself)",
@@ -25,6 +26,7 @@ def devcontainer(
     profile: str | None = None,
     base: str | None = None,
     build_type: str | None = None,
+    tvm_ref: str | None = None,
     cuda_from_wheels: bool = False,
     private_repo: str | None = None,
     private_ref: str | None = None,
@@ -37,11 +39,12 @@ def devcontainer(
     from bench.host.workplace.choice import Choice
 
     checked = build_request(jobs=jobs, mirror_folder=mirror_folder)
-    said = (profile, base, build_type, cuda_from_wheels, private_repo, private_ref)
+    said = (profile, base, build_type, tvm_ref, cuda_from_wheels, private_repo, private_ref)
     asked = Choice(
         profile=profile,
         base=base,
         build_type=build_type,
+        tvm_ref=tvm_ref,
         cuda_from_wheels=cuda_from_wheels,
         private_repo=private_repo,
         private_ref=private_ref,

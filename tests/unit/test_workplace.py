@@ -236,6 +236,12 @@ def test_where_nothing_was_said_the_profile_of_jobs_is_worked_on() -> None:
     assert asked.request(loaded, Mirrors(), jobs=3).private_repo is None
 
 
+def test_another_commit_of_tvm_is_worked_on_where_it_is_named() -> None:
+    asked = Choice(profile="cpu-source", build_type="Debug", tvm_ref="v0.23.0")
+    made = asked.request(pins.load(), Mirrors())
+    assert (made.tvm_ref, made.build_type) == ("v0.23.0", "Debug")
+
+
 def test_the_build_takes_from_the_jobs_what_both_have_in_common() -> None:
     job = ["docker", "buildx", "build", "--load", "--tag", "job:1", "--label", "a=b"]
     job += ["--build-arg", "BASE=x", "--build-context", "wheelhouse=/w", "--no-cache", "."]

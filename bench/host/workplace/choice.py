@@ -23,6 +23,7 @@ class Choice(BaseModel):
     profile: str | None = None
     base: str | None = None
     build_type: str | None = None
+    tvm_ref: str | None = None
     cuda_from_wheels: bool = False
     private_repo: str | None = None
     private_ref: str | None = None
@@ -40,6 +41,7 @@ class Choice(BaseModel):
             profile=self.profile or pins.defaults.profile,
             base=self.base,
             build_type=self.build_type,
+            tvm_ref=self.tvm_ref,
             cuda_from_wheels=self.cuda_from_wheels,
             jobs=jobs,
             mirrors=mirrors,

@@ -72,7 +72,8 @@ def shell(profile: str | None, base: str | None, command: str | None, *, root: P
     if profile or base:
         named = {"profile": profile or asked.profile, "base": base or asked.base}
         # Another profile's build type says nothing of this one.
-        asked = asked.model_copy(update={**named, "build_type": None, "cuda_from_wheels": False})
+        other = {"build_type": None, "tvm_ref": None, "cuda_from_wheels": False}
+        asked = asked.model_copy(update={**named, **other})
     ready = prepare(asked, keep=False, root=root)
     words = ["bash"] if command is None else ["bash", "-c", command]
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
