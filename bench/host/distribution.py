@@ -240,7 +240,8 @@ def _told(refusal: web.Refusal) -> web.Refusal:
     """A refusal with the registry's own words: errors[].code and .message."""
     try:
         first = json.loads(refusal.content)["errors"][0]
-        said = f"{first['code']}: {first.get('message', '')}"[:200].rstrip(": ")
+        words = f"{first['code']}: {first.get('message', '')}".split()
+        said = " ".join(words)[:200].rstrip(": ")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return refusal
     return web.Refusal(f"{refusal} ({said})", refusal.status, refusal.headers, refusal.content)
