@@ -98,7 +98,7 @@ def load(c: Context, file: str, digest: str | None = None) -> None:
     }
 )
 def push(c: Context, to: str, image: str | None = None) -> None:
-    """Push an image to a registry, and print the digest by which it is had again."""
+    """Push an image with what is known of it, and print the digest by which it is had again."""
     help_if_asked(to, "push")
     from bench.host.supply import verbs
 
@@ -107,7 +107,7 @@ def push(c: Context, to: str, image: str | None = None) -> None:
 
 @verb(help={"name": "HOST/NAME@sha256:…, as `invoke push` prints it"})
 def pull(c: Context, name: str) -> None:
-    """Pull an image by its digest, check its contract, and make it ready for jobs."""
+    """Pull an image by its digest with what is known of it, check its contract, make it ready."""
     help_if_asked(name, "pull")
     from bench.host.supply import verbs
 

@@ -14,7 +14,9 @@ from bench.host import base_image, image, pins
 from bench.host.engine import endpoint as endpoints
 from bench.host.engine.endpoint import Endpoint
 from tests.conftest import cannot_run
+from tests.docker import registries
 from tests.docker.cage import Cage, state
+from tests.docker.registries import Served
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -60,6 +62,15 @@ def built_image(endpoint: Endpoint, client: DockerClient, base_ref: str) -> imag
     """The cpu image of this checkout, found or built."""
     request = image.BuildRequest(profile="cpu")
     return image.ensure(request, pins.load(), endpoint, client, made_base=True)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A registry that the engine can push to."""
+    if not (os.environ.get("DOCKER_HOST") or "unix://").startswith("unix://"):
+        cannot_run("a registry on this machine's loopback is not another machine's")
+    with registries.serving(tmp_path_factory.mktemp("registry")) as made:
+        yield made
 
 
 @pytest.fixture

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import shutil
-import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,72 +13,20 @@ from bench.errors import JobFailed
 from bench.host.image import CONTENT_LABEL, REPOSITORY
 from bench.host.supply import obtain, registry
 from bench.record import ImageRef
-from tests.conftest import cannot_run
+from tests.docker.registries import Served
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-CONFIG = """version: 0.1
-storage:
-  filesystem:
-    rootdirectory: {data}
-http:
-  addr: 127.0.0.1:{port}
-log:
-  level: warn
-"""
 
-
-def program(folder: Path) -> str:
-    """The registry's program: installed, or out of Debian's package, which is not installed."""
-    found = shutil.which("docker-registry")
-    if found:
-        return found
-    unpacked = folder / "usr" / "bin" / "docker-registry"
-    fetch = (["apt-get", "download", "docker-registry"], ["apt-get", "update", "-qq"])
-    for commands in ((fetch[0],), (fetch[1], fetch[0])):  # the lists may be there, and be old
-        if all(_ran(command, folder) for command in commands):
-            (package,) = folder.glob("docker-registry_*.deb")
-            subprocess.run(["dpkg", "-x", str(package), str(folder)], check=True)
-            return str(unpacked)
-    cannot_run("no docker-registry, and apt-get download does not have it")
-
-
-def _ran(command: list[str], folder: Path) -> bool:
-    if shutil.which(command[0]) is None:
-        return False
-    return subprocess.run(command, cwd=folder, capture_output=True).returncode == 0
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A registry on loopback, which an engine of this machine takes without TLS."""
-    folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = folder / "config.yml"
-    config.write_text(CONFIG.format(data=folder / "data", port=port))
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([program(folder), "serve", str(config)], stdout=log, stderr=log)
-    try:
-        for _ in range(300):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
-                break
-            assert process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port}/me/gpt-frontend"
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+@pytest.fixture
+def place(served: Served) -> str:
+    return served.place
 
 
 @pytest.fixture
 def pushed(client: DockerClient, place: str) -> Iterator[tuple[ImageRef, str]]:
     """An image that was built elsewhere: in the registry, and no more in the engine."""
-    if not (os.environ.get("DOCKER_HOST") or "unix://").startswith("unix://"):
-        cannot_run("a registry on this machine's loopback is not another machine's")
     content = secrets.token_hex(32)
     tag = f"{REPOSITORY}:cpu-{content[:12]}"
     changes = [f"LABEL {CONTENT_LABEL}={content}", "LABEL io.gpt-frontend.profile=cpu"]

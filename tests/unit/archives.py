@@ -11,8 +11,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from bench.contract import Check, ContractRecord, Expected
-from bench.host import layout
-from bench.host.supply import archive, provenance
+from bench.host import layout, pins
+from bench.host.supply import archive, provenance, sbom
+from bench.host.supply.contents import Contents
 from bench.record import ImageRef
 
 TAG = "gpt-frontend:cpu-0123456789ab"
@@ -107,11 +108,19 @@ def statement(of: str) -> bytes:
     return dumped(said)
 
 
+def bill(of: str) -> bytes:
+    """A bill of materials with nothing in it."""
+    image = ImageRef(id=of, digest=of, tag=TAG, labels={})
+    nothing = Contents(os_release={"ID": "debian"}, packages=(), distributions=())
+    made = sbom.Bill(image, datetime(2026, 1, 1, tzinfo=timezone.utc), nothing, pins.load())
+    return sbom.write(made, "json").encode()
+
+
 def beside_of(of: str) -> dict[str, bytes]:
     return {
         archive.CONTRACT: contract(of),
         archive.PROVENANCE: statement(of),
-        archive.SBOM: b"{}",
+        archive.SBOM: bill(of),
     }
 
 

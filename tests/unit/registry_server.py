@@ -9,7 +9,6 @@ import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -80,8 +79,8 @@ class Registry:
 
 @contextlib.contextmanager
 def serving(state: Registry) -> Iterator[Registry]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(listening.Replies):
+        def do_GET(self) -> None:  # noqa: N802 -- the library's name
             state.asked.append(self.path)
             state.credentials.append(self.headers.get("Authorization"))
             parts = urlsplit(self.path)
@@ -143,24 +142,6 @@ def serving(state: Registry) -> Iterator[Registry]:
             ]
             kind = {"Content-Type": "application/vnd.pypi.simple.v1+json"}
             self.reply(json.dumps({"name": name, "files": files}).encode(), kind)
-
-        def challenge(self, how: str) -> None:
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", how)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def reply(self, content: bytes, headers: dict[str, str] | None = None) -> None:
-            self.send_response(200)
-            for key, value in (headers or {}).items():
-                self.send_header(key, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Tests print what they want to see."""
 
     with listening.on_loopback(Handler) as server:
         state.port = server.server_port

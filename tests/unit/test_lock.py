@@ -10,9 +10,10 @@ import pytest
 
 from bench.build.fetch.patience import Patience
 from bench.host.lock import archives, base, registry, sources, weights
-from bench.host.lock.part import CannotAsk, Part
+from bench.host.lock.part import Part
 from bench.host.mirrors import Mirrors
 from bench.host.pins import Pins, Source, WeightsPin, load
+from bench.host.web import CannotAsk
 from tests.unit import git_server, hub_server, registry_server
 from tests.unit.git_server import CODE, Origin, Server, git
 from tests.unit.registry_server import Registry, digest

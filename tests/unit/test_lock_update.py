@@ -13,11 +13,11 @@ from packaging.version import Version
 from bench.errors import UsageFault
 from bench.host import toolchain
 from bench.host.lock import index, newer, proposals, python
-from bench.host.lock.part import CannotAsk
 from bench.host.lock.proposals import Proposal, Ways
 from bench.host.lock.verbs import NotAsked
 from bench.host.mirrors import Mirrors
 from bench.host.pins import Pins, load
+from bench.host.web import CannotAsk
 from tests.conftest import ROOT
 from tests.unit import git_server, registry_server
 from tests.unit.git_server import Server, git

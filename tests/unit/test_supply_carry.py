@@ -12,7 +12,7 @@ import pytest
 
 from bench.errors import JobFailed, UsageFault
 from bench.host import pins
-from bench.host.supply import archive, beside, carry
+from bench.host.supply import archive, beside, carry, documents
 from bench.record import ImageRef
 from tests.unit.archives import (
     TAG,
@@ -152,9 +152,9 @@ def test_an_image_without_a_kept_contract_is_not_saved(tmp_path: Path) -> None:
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(UsageFault, match=said):
-            carry._contract(known, tmp_path)
+            documents.contract(known, tmp_path)
     path.write_bytes(contract(known.id))
-    assert carry._contract(known, tmp_path) == path.read_bytes()
+    assert documents.contract(known, tmp_path) == path.read_bytes()
 
 
 def test_only_tar_archives_are_written(tmp_path: Path) -> None:

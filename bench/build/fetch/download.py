@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import functools
 import hashlib
 import http.client
 import json
@@ -246,10 +247,15 @@ def opener_for(url: str, environ: Mapping[str, str]) -> urllib.request.OpenerDir
     bundle = environ.get("SSL_CERT_FILE")
     if bundle and not Path(bundle).is_file():
         raise Fault(f"SSL_CERT_FILE={bundle} is not a file", hint="unset it, or name the CA bundle")
-    context = ssl.create_default_context(cafile=bundle or None)
     return urllib.request.build_opener(
-        urllib.request.ProxyHandler(proxies), urllib.request.HTTPSHandler(context=context)
+        urllib.request.ProxyHandler(proxies), urllib.request.HTTPSHandler(context=_trust(bundle))
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _trust(bundle: str | None) -> ssl.SSLContext:
+    """Whom to trust; reading a system's some 150 certificates takes longer than a short answer."""
+    return ssl.create_default_context(cafile=bundle or None)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:

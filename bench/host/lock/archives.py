@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 
-from bench.host.lock import web
-from bench.host.lock.part import CannotAsk, Change, Part, Unasked
+from bench.host import web
+from bench.host.lock.part import Change, Part, Unasked
 from bench.host.mirrors import Mirrors
 from bench.host.pins import Pins
+from bench.host.web import CannotAsk
 
 CHUNK = 2**20
 # What a new entry has before `invoke lock` has seen its file.

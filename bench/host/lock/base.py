@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from bench.host.lock import registry
-from bench.host.lock.part import CannotAsk, Change, Part, Unasked
+from bench.host.lock.part import Change, Part, Unasked
 from bench.host.mirrors import Mirrors
 from bench.host.pins import Pins
+from bench.host.web import CannotAsk
 
 Say = Callable[[str], None]
 

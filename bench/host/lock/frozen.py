@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from bench.errors import JobFailed, UsageFault
 from bench.host.base_image import LABEL as MADE_HERE
 from bench.host.lock import agreement, packages
-from bench.host.lock.part import CannotAsk
 from bench.host.pins import Pins
 from bench.host.recipe import RELEASE, BuildRequest
+from bench.host.web import CannotAsk
 
 if TYPE_CHECKING:
     from docker import DockerClient

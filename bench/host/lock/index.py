@@ -12,10 +12,9 @@ from packaging.version import InvalidVersion, Version
 from pip._internal.models.index import PyPI  # pip's own default; it has no public name for it
 
 from bench.build.fetch.fault import masked
-from bench.host import network
-from bench.host.lock import web
-from bench.host.lock.part import CannotAsk
+from bench.host import network, web
 from bench.host.mirrors import Mirrors
+from bench.host.web import CannotAsk
 
 JSON = "application/vnd.pypi.simple.v1+json"
 KINDS = f"{JSON}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"

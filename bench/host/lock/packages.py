@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.host.images import made_at
-from bench.host.lock.part import CannotAsk, Change, Part, Unasked
+from bench.host.lock.part import Change, Part, Unasked
 from bench.host.pins import Pins
+from bench.host.web import CannotAsk
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -40,7 +40,3 @@ class Part:
     unasked: list[Unasked] = field(default_factory=list)
     edits: dict[tuple[str, ...], str | int | list[str] | None] = field(default_factory=dict)
     files: dict[Path, str] = field(default_factory=dict)
-
-
-class CannotAsk(Exception):
-    """No answer was to be had: why, in one line without any password."""

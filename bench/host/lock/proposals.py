@@ -20,9 +20,10 @@ from bench.build.fetch.git import Git
 from bench.host import toolchain
 from bench.host.lock import agreement, index, registry, sources
 from bench.host.lock.edit import Place
-from bench.host.lock.part import CannotAsk, Unasked
+from bench.host.lock.part import Unasked
 from bench.host.mirrors import Mirrors
 from bench.host.pins import Pins, Profile
+from bench.host.web import CannotAsk
 
 SUBJECTS = ("tvm", "cuda", "python", "base", "llvm")
 LLVM_URL = "https://github.com/llvm/llvm-project"

@@ -12,9 +12,10 @@ from bench.build.fetch.git import Git, reason
 from bench.build.fetch.gitcache import Cache
 from bench.build.fetch.patience import Patience
 from bench.build.fetch.submodules import listed
-from bench.host.lock.part import CannotAsk, Change, Part, Unasked
+from bench.host.lock.part import Change, Part, Unasked
 from bench.host.mirrors import Mirrors
 from bench.host.pins import Pins, Source
+from bench.host.web import CannotAsk
 
 TIMEOUT_S = 120
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 
 from bench.checkpoint import WEIGHTS
-from bench.host import hub
-from bench.host.lock import web
-from bench.host.lock.part import CannotAsk, Change, Part, Unasked
+from bench.host import hub, web
+from bench.host.lock.part import Change, Part, Unasked
 from bench.host.pins import Pins, WeightsPin
+from bench.host.web import CannotAsk
 
 PUBLIC = "https://huggingface.co"
 OFFLINE = ("1", "ON", "YES", "TRUE")

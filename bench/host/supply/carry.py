@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from bench.contract import ContractRecord
 from bench.errors import JobFailed, UsageFault
 from bench.host import images, verify
 from bench.host.pins import Pins
-from bench.host.supply import archive, beside, contents, obtain, provenance, sbom
+from bench.host.supply import archive, beside, documents, obtain
 from bench.record import ImageRef
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 Progress = Callable[[str], None]
+
+_MEMBERS = {
+    archive.CONTRACT: beside.CONTRACT,
+    archive.SBOM: beside.SBOM,
+    archive.PROVENANCE: beside.PROVENANCE,
+}
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,14 @@ def save(
             hint=f"one of: {', '.join(there.tags) or 'invoke build-image gives it one'}",
         )
     known = obtain.reference(there, tag)
-    with_it = {archive.CONTRACT: _contract(known, folder)}
+    with_it = {archive.CONTRACT: documents.contract(known, folder)}
     lacking = []
-    told = _provenance(known, folder)
+    told = documents.origin(known, folder)
     if told is None:
         lacking.append("provenance: it was not built here, or before there was any")
     else:
         with_it[archive.PROVENANCE] = told
-    listed = contents.ask(client, known.id, folder=folder, progress=progress)
-    made = sbom.Bill(known, sbom.created(str(there.attrs.get("Created", ""))), listed, pinned)
-    with_it[archive.SBOM] = sbom.write(made, "json").encode()
+    with_it[archive.SBOM] = documents.bill(client, there, known, pinned, folder, progress)
     archive.write(path, client.api.get_image(tag), known, with_it, progress)
     return Saved(known, path.stat().st_size, tuple(lacking))
 
@@ -108,7 +109,11 @@ def load(
             f"{path} has {named.tag}, {named.digest or named.id}, not {digest}",
             hint="is it the right file? its image has: " + ", ".join(checked.manifest.digests),
         )
-    _agreeing(checked, path)
+    with_it = {kind: checked.beside[one] for one, kind in _MEMBERS.items() if one in checked.beside}
+    if wrong := documents.wrong(with_it, frozenset(checked.manifest.digests)):
+        raise UsageFault(
+            f"{path} is not taken: {wrong}", hint="save it again where it was built: invoke save"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -126,67 +131,12 @@ def load(
             f"the engine took {path} and does not have its image under {named.tag}: {seen}",
             hint="docker images; docker version: an engine before 25.0 does not load OCI layouts",
         )
-    for member, kind in (
-        (archive.CONTRACT, beside.CONTRACT),
-        (archive.SBOM, beside.SBOM),
-        (archive.PROVENANCE, beside.PROVENANCE),
-    ):
-        where = beside.path(named.tag, kind, folder)
-        if member in checked.beside:
-            beside.keep(where, checked.beside[member])
-        else:
-            where.unlink(missing_ok=True)  # it would be of another image
+    documents.lay_out(with_it, named.tag, digests, folder)
     replaced = None
     if isinstance(before, obtain.Found) and not before.digests & digests:
         replaced = before.image.id
-    lacking = ("provenance",) if archive.PROVENANCE not in checked.beside else ()
+    lacking = ("provenance",) if beside.PROVENANCE not in with_it else ()
     return Loaded(obtain.Found(after.image, after.digests | digests), replaced, lacking)
-
-
-def _contract(known: ImageRef, folder: Path) -> bytes:
-    """The record that this very image has kept its contract."""
-    path = beside.path(known.tag, beside.CONTRACT, folder)
-    hint = f"invoke verify-image --image {known.tag}"
-    try:
-        content = path.read_bytes()
-        record = ContractRecord.model_validate_json(content)
-    except (OSError, ValidationError) as error:
-        raise UsageFault(
-            f"{known.tag} has no record of its contract in {path}", hint=hint
-        ) from error
-    if record.image.id != known.id:
-        raise UsageFault(f"{path} is of another image: {record.image.id}", hint=hint)
-    if not record.passed:
-        raise UsageFault(f"{known.tag} has not kept its contract", hint=hint)
-    return content
-
-
-def _provenance(known: ImageRef, folder: Path) -> bytes | None:
-    """Where this very image is from, if it was built here."""
-    path = beside.path(known.tag, beside.PROVENANCE, folder)
-    if not path.is_file() or provenance.subject(path) not in obtain.digests(known):
-        return None
-    return path.read_bytes()
-
-
-def _agreeing(checked: archive.Verified, path: Path) -> None:
-    """What came with an image is of this image, and its contract is kept."""
-    digests = checked.manifest.digests
-    try:
-        record = ContractRecord.model_validate_json(checked.beside[archive.CONTRACT])
-        wrong = None if record.passed else "its contract was not kept"
-        if record.image.id not in digests:
-            wrong = f"its contract's record is of another image: {record.image.id}"
-    except ValidationError as error:
-        wrong = f"its contract's record cannot be read: {error.errors()[0]['msg']}"
-    if wrong is None and archive.PROVENANCE in checked.beside:
-        said = provenance.subject_of(checked.beside[archive.PROVENANCE], archive.PROVENANCE)
-        if said not in digests:
-            wrong = f"its provenance is of another image: {said}"
-    if wrong is not None:
-        raise UsageFault(
-            f"{path} is not taken: {wrong}", hint="save it again where it was built: invoke save"
-        )
 
 
 def _unwritable(folder: Path, why: str) -> UsageFault:

@@ -1,4 +1,8 @@
-"""An image to a registry and from one, by digest: the engine carries it, a tag decides nothing."""
+"""An image to a registry and from one, by digest: the engine carries it, a tag decides nothing.
+
+What is known of it is attached to it there and had from there by this process (``referrers``): an
+engine carries images only.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import JobFailed, UsageFault
+from bench.host import verify
+from bench.host.distribution import Altered
 from bench.host.image import CONTENT_LABEL, LABELS, REPOSITORY, TAG_DIGITS
 from bench.host.report import plain
+from bench.host.supply import documents, reach, referrers
+from bench.host.web import CannotAsk
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -94,6 +102,49 @@ def pull(client: DockerClient, name: str, progress: Progress = lambda _: None) -
     except DockerException as error:
         said = plain(str(getattr(error, "explanation", None) or error))
         raise JobFailed(f"pulling {name}: {said}", hint=_HINT) from error
+
+
+def attach(
+    client: DockerClient,
+    name: str,
+    tag: str,
+    given: documents.Documents,
+    environ: Mapping[str, str],
+) -> tuple[str, ...]:
+    """Attach documents to HOST/NAME@sha256:… in its registry; gives the kinds that it lacked.
+
+    Raises:
+        CannotAsk: they could not be attached; says why.
+    """
+    place, digest = reference(name)
+    try:
+        there = reach.repository(place, client.info(), environ)
+        return referrers.attach(there, referrers.subject(there, digest), given, verify.stem(tag))
+    except Altered as error:
+        raise CannotAsk(str(error)) from error
+
+
+def attached(
+    client: DockerClient, name: str, environ: Mapping[str, str]
+) -> tuple[dict[str, bytes], frozenset[str]]:
+    """The documents attached to HOST/NAME@sha256:…, and every digest of that image.
+
+    Raises:
+        UsageFault: ``name`` has no digest.
+        CannotAsk: the registry does not give them; says why.
+        JobFailed: it gives what is not this image's, or not what it was when it was attached.
+    """
+    place, digest = reference(name)
+    try:
+        there = reach.repository(place, client.info(), environ)
+        image = referrers.subject(there, digest)
+        return referrers.attached(there, image), image.digests
+    except Altered as error:
+        raise JobFailed(
+            f"{name} is not taken: {plain(str(error))}",
+            hint="delete it in the registry and push again where it was built, or take the image "
+            "from an archive: invoke load",
+        ) from error
 
 
 def tag_of(labels: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ the image's, components are sorted. Two runs over one image give one file.
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -95,12 +96,50 @@ def bom(bill: Bill) -> Bom:
         ],
     )
     made = Bom(
-        serial_number=uuid.uuid5(_NAMESPACE, f"{bill.image.id} {tag}"),
+        serial_number=_serial(bill.image.id, tag),
         metadata=BomMetaData(timestamp=bill.created, component=whole),
         components=list(components(bill)),
     )
     made.register_dependency(whole, list(made.components))
     return made
+
+
+def subject_of(content: bytes) -> str:
+    """The digest of the image that a bill is of, as JSON has it.
+
+    Raises:
+        UsageFault: it is no bill of ours.
+    """
+    return _read(content)[0]
+
+
+def is_of(content: bytes, ids: frozenset[str]) -> bool:
+    """Whether a bill is of an image by one of these ids, which its serial number was derived from.
+
+    An engine may know an image by a registry's digest beside its own id; the bill names the former.
+
+    Raises:
+        UsageFault: it is no bill of ours.
+    """
+    _, tag, serial = _read(content)
+    return serial in {_serial(one, tag).urn for one in ids}
+
+
+def _read(content: bytes) -> tuple[str, str, str]:
+    """(digest, tag, serial number) of a bill."""
+    try:
+        said = json.loads(content)
+        whole = said["metadata"]["component"]
+        digest = str(whole["bom-ref"]).removeprefix("image:")
+        return digest, f"{whole['name']}:{whole['version']}", str(said["serialNumber"])
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UsageFault(
+            f"its bill of materials cannot be read: {error}", hint="invoke sbom makes it anew"
+        ) from error
+
+
+def _serial(image: str, tag: str) -> uuid.UUID:
+    return uuid.uuid5(_NAMESPACE, f"{image} {tag}")
 
 
 def components(bill: Bill) -> Iterator[Component]:

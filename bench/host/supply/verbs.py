@@ -11,7 +11,8 @@ from bench.host import image, images, pins, promise, verify
 from bench.host.console import ERR, OUT, working
 from bench.host.engine import endpoint
 from bench.host.report import plain
-from bench.host.supply import beside, carry, contents, licences, obtain, registry, sbom
+from bench.host.supply import beside, carry, contents, documents, licences, obtain, registry, sbom
+from bench.host.web import CannotAsk
 
 
 def bill(reference: str | None, to: Path | None, form: str) -> None:
@@ -72,41 +73,78 @@ def load(path: Path, digest: str | None) -> None:
 
 
 def push(reference: str | None, place: str) -> None:
-    """Push an image by whatever tag it has, and say by which digest the registry has it."""
+    """Push an image by whatever tag it has, and say by which digest the registry has it.
+
+    What is known of it is attached to it there. A registry that refuses that has the image all the
+    same: it is told why.
+
+    Raises:
+        UsageFault: there is no such image, or no record that it has kept its contract.
+        JobFailed: the image does not tell what is in it, or the registry refuses it.
+    """
     registry.repository(place)
     client = endpoint.connect(endpoint.find_endpoint(os.environ), os.environ)
     with endpoint.engine_errors(), working(f"pushing to {place}") as say:
         named = images.newest(client) if reference is None else images.named(client, reference)
-        promise.of_labels(named.labels, pins.load())  # refuses one that is none of ours
+        pinned = pins.load()
+        promise.of_labels(named.labels, pinned)  # refuses one that is none of ours
         tag = registry.tag_of(named.labels)
         if named.tag.endswith(image.CANDIDATE):
             raise UsageFault(
                 f"{named.tag} has not kept its contract",
                 hint=f"invoke verify-image --image {named.tag}",
             )
-        pushed = registry.push(client, client.images.get(named.id), tag, place, say)
+        there = client.images.get(named.id)
+        known = documents.of(
+            client, there, obtain.reference(there, tag), pinned, verify.FOLDER, say
+        )
+        pushed = registry.push(client, there, tag, place, say)
+        try:
+            registry.attach(client, pushed, tag, known, os.environ)
+            told = f"with its {', '.join(documents.NAMES[kind] for kind in known)}"
+            if beside.PROVENANCE not in known:
+                told += "; without its provenance: there is none of this very image here"
+        except CannotAsk as why:
+            told = f"the image is pushed, and its documents were not attached: {why}"
     OUT.print(plain(pushed), markup=False, soft_wrap=True)
+    tell(told)
     OUT.print(f"have it elsewhere: invoke pull {pushed}", style="dim", markup=False)
 
 
 def pull(name: str) -> None:
     """Pull an image by its digest, check its contract here, and give it its own tag.
 
+    What is attached to it is had first, since it is small, and laid out last.
+
     Raises:
         UsageFault: no digest was named, or it is none of ours.
-        JobFailed: it cannot be had, or breaks its contract.
+        JobFailed: it cannot be had, breaks its contract, or has a document of another image.
     """
     registry.reference(name)
     pinned = pins.load()
     client = endpoint.connect(endpoint.find_endpoint(os.environ), os.environ)
     with endpoint.engine_errors(), working(f"pulling {name}") as say:
+        try:
+            known, digests = registry.attached(client, name, os.environ)
+            lacking = [
+                f"the registry has no {documents.NAMES[one]} of it"
+                for one in beside.KINDS
+                if one not in known
+            ]
+        except CannotAsk as why:
+            known, digests = {}, frozenset()
+            lacking = [f"what is known of it could not be had: {why}"]
         got = registry.pull(client, name, say)
         tag = registry.tag_of(got.labels)
         expected = promise.of_labels(got.labels, pinned)
         record = verify.verify(client, str(got.id), expected, say, tag=tag)
         verify.write(record)
         verify.demand(record)
+        digests |= obtain.found(got, tag).digests
+        documents.lay_out(known, tag, digests, verify.FOLDER)
         got.tag(tag)
+    for line in lacking:
+        tell(line)
     told = f"{tag} {name.partition('@')[2]}, and it keeps its contract"
     OUT.print(plain(told), markup=False, soft_wrap=True)
     OUT.print(f"run in it: invoke bench --image {tag}", style="dim", markup=False)
