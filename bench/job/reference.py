@@ -38,9 +38,9 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
 TOP1_LEAST = {"float32": 0.99, "float16": 0.95, "bfloat16": 0.80}
 # The same where the weights alone are rounded. int8 puts a channel's weights on steps of
 # max |w| / 127: off by a deviation of step / sqrt(12), and in a channel of 768 weights drawn from a
-# normal distribution max |w| is some 3.3 deviations, so by 0.75% of a deviation. A product's errors
-# add like its terms do, so that it is off by 0.75% of itself. Layers add theirs: 2.1% of the largest
-# logit was seen of GPT-2's twelve, 0.9% of gpt-nano's three. A bfloat16 is off by at most 0.4%, by a
+# normal distribution max |w| is some 3.3 deviations, so by 0.75% of one. A product's errors add as
+# its terms do, so that it is off by 0.75% of itself. Layers add theirs: 2.1% of the largest logit
+# was seen of GPT-2's twelve, 0.9% of gpt-nano's three. A bfloat16 is off by at most 0.4%, with a
 # deviation of 0.17%: 0.44% was seen of GPT-2. Allowed is three times what was seen.
 #
 # That much room would hide a mistake in one layer: hence the same backend is held, by float32's

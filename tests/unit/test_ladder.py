@@ -24,7 +24,7 @@ def test_what_else_is_named_comes_after_the_rungs(also: str, more: tuple[str, ..
 
 
 def test_the_ladder_leads_from_before_to_after_and_on_to_other_weights() -> None:
-    assert LADDER == (BEFORE, *RUNGS, AFTER, *WEIGHT_ONLY)
+    assert (BEFORE, *RUNGS, AFTER, *WEIGHT_ONLY) == LADDER
     assert {BEFORE, AFTER} <= set(BACKENDS)
 
 
