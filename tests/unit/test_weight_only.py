@@ -6,6 +6,7 @@ import functools
 import platform
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench import counts
-from bench.catalog import CHOICES, WEIGHT_DTYPES, WEIGHT_ONLY
+from bench.catalog import CHOICES, WEIGHT_ONLY
 from bench.errors import UsageFault
 from bench.generation import GenerateSpec
 from bench.host import report, rounding
@@ -45,7 +46,7 @@ def arrays(stored: panels.Format, weight: np.ndarray, width: int) -> list[np.nda
     return [packed] if scales is None else [packed, scales]
 
 
-@settings(max_examples=14, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.integers(1, 40), st.integers(1, 70), st.integers(1, 40), st.booleans(),
     st.sampled_from([None, *linear.ACTIVATIONS]), st.booleans(), st.sampled_from(FORMATS), targets,
@@ -170,56 +171,64 @@ def test_they_are_for_a_cpu() -> None:
             pipelines.pipeline(name.removeprefix("tvm-")).apply(None, gpu)
 
 
-@pytest.mark.parametrize("name", WEIGHT_ONLY)
-def test_decoding_agrees_with_both_references(name: str, tmp_path: Path, own_store: Path) -> None:
-    """Its prefill and its steps; the whole prefill of int8 is gated below."""
-    stored = WEIGHT_DTYPES[name]
-    spec = JobSpec(model="gpt-nano", mode="decode", seq_len=9, batch_size=2, backends=(name,))
-    model = models.build(spec)
-    reference.write(spec, model, tmp_path)
-    prepared = backends.load(name).prepare(spec, modes.programs(spec, model))
-    work = modes.start(spec, prepared.ready)
-    parity = reference.gate(spec, work.logits, tmp_path, stored=stored)
+def agrees(parity: Parity, stored: str) -> None:
+    """It passed both gates, and is as far from the float32 weights as rounding makes it."""
     assert parity.passed and parity.of_stored is not None
     assert parity.tolerance == reference.STORED_TOLERANCE[stored]
     assert parity.of_stored.tolerance == reference.TOLERANCE["float32"]
     assert parity.of_stored.max_rel_err is not None and parity.of_stored.max_rel_err < 1e-5
-    # They are other weights: a row that said it had float32's would not pass.
     assert parity.max_rel_err is not None and parity.max_rel_err > 1e-3
+
+
+def test_a_prefill_in_bfloat16_agrees_with_both_references(tmp_path: Path, own_store: Path) -> None:
+    spec = JobSpec(model="gpt-nano", seq_len=9, batch_size=2, backends=("tvm-bf16",))
+    model = models.build(spec)
+    reference.write(spec, model, tmp_path)
+    prepared = backends.load("tvm-bf16").prepare(spec, modes.programs(spec, model))
+    work = modes.start(spec, prepared.ready)
+    agrees(reference.gate(spec, work.logits, tmp_path, stored="bfloat16"), "bfloat16")
+    # They are other weights: a row that said it had float32's would not pass.
     assert not reference.gate(spec, work.logits, tmp_path).passed
 
 
-PREFILL = JobSpec(model="gpt-nano", seq_len=9, backends=("tvm-int8",))
+DECODE = JobSpec(model="gpt-nano", mode="decode", seq_len=9, backends=("tvm-int8",))
+
+
+@dataclass(frozen=True)
+class Int8:
+    """gpt-nano's prefill and step in int8, the parameters they share, and where references are."""
+
+    libraries: dict[str, Path]
+    params: list[np.ndarray]
+    references: Path
+
+    def gated(self, params: list[np.ndarray]) -> Parity:
+        """Both gates, with ``params`` in place of its own."""
+        shared = build.Parameters(params, "cpu")
+        loaded = {name: build.load(path, shared) for name, path in self.libraries.items()}
+        work = modes.start(DECODE, TvmReady(loaded))
+        return reference.gate(DECODE, work.logits, self.references, stored="int8")
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarray], Path]:
-    """The library and parameters of gpt-nano in int8, and where its references are."""
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Int8:
     folder = tmp_path_factory.mktemp("int8")
-    model = models.build(PREFILL)
-    reference.write(PREFILL, model, folder)
+    model = models.build(DECODE)
+    reference.write(DECODE, model, folder)
+    programs = modes.programs(DECODE, model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPT_FRONTEND_STORE", str(folder / "store"))
-        backend = backends.load("tvm-int8")
-        key = str(backend.compile_only(PREFILL, modes.programs(PREFILL, model)).artefact)
-    found = artefacts.get(folder / "store", key)
-    assert found is not None
-    return found.library, found.params, folder
+        keys = str(backends.load("tvm-int8").compile_only(DECODE, programs).artefact).split(",")
+    found = [artefacts.get(folder / "store", key) for key in keys]
+    kept = [one for one in found if one is not None]
+    assert len({one.params_digest for one in kept}) == 1, "they share their parameters"
+    libraries = {name: one.library for name, one in zip(programs, kept, strict=True)}
+    return Int8(libraries, kept[0].params, folder)
 
 
-def gated(compiled: tuple[Path, list[np.ndarray], Path], params: list[np.ndarray]) -> Parity:
-    library, _, folder = compiled
-    ready = TvmReady({modes.FORWARD: build.load(library, build.Parameters(params, "cpu"))})
-    work = modes.start(PREFILL, ready)
-    return reference.gate(PREFILL, work.logits, folder, stored="int8")
-
-
-def test_int8_passes_as_it_is_compiled(
-    compiled: tuple[Path, list[np.ndarray], Path],
-) -> None:
-    params = [param.copy() for param in compiled[1]]
-    assert len(params[-1].shape) == 1  # scales are the last
-    assert gated(compiled, params).passed
+def test_decoding_in_int8_agrees_with_both_references(int8: Int8) -> None:
+    assert int8.params[-1].ndim == 1  # scales are the last
+    agrees(int8.gated(int8.params), "int8")
 
 
 def _layer(params: list[np.ndarray]) -> int:
@@ -264,17 +273,17 @@ def _one_row_of_the_embedding(params: list[np.ndarray]) -> None:
     [_one_scale, _scales_shifted, _panels_swapped, _one_weight, _one_row_of_the_embedding],
 )
 def test_a_mistake_that_is_planted_is_refused(
-    plant: Callable[[list[np.ndarray]], None], compiled: tuple[Path, list[np.ndarray], Path]
+    plant: Callable[[list[np.ndarray]], None], int8: Int8
 ) -> None:
-    params = [param.copy() for param in compiled[1]]
+    params = [param.copy() for param in int8.params]
     plant(params)
-    parity = gated(compiled, params)
+    parity = int8.gated(params)
     assert parity.of_stored is not None and not parity.of_stored.passed
     assert not parity.passed
 
 
 def test_scales_that_are_wrong_from_the_start_are_refused(
-    compiled: tuple[Path, list[np.ndarray], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong in the reference of the stored weights too: what sees it is the float32 weights'."""
     right = quantise.to_int8
@@ -284,12 +293,10 @@ def test_scales_that_are_wrong_from_the_start_are_refused(
         return (whole // 16).astype(np.int8), scales * 16
 
     monkeypatch.setattr(quantise, "to_int8", coarse)
-    model = models.build(PREFILL)
-    reference.write(PREFILL, model, tmp_path)
-    wide = quantise.widened(models.build(PREFILL), "int8")
-    parity = reference.gate(
-        PREFILL, lambda tokens: np.asarray(wide(tokens)), tmp_path, stored="int8"
-    )
+    spec = DECODE.model_copy(update={"mode": "prefill"})
+    reference.write(spec, models.build(spec), tmp_path)
+    wide = quantise.widened(models.build(spec), "int8")
+    parity = reference.gate(spec, lambda tokens: np.asarray(wide(tokens)), tmp_path, stored="int8")
     assert parity.of_stored is not None and parity.of_stored.passed
     assert not parity.passed
 
