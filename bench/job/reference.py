@@ -41,12 +41,13 @@ TOP1_LEAST = {"float32": 0.99, "float16": 0.95, "bfloat16": 0.80}
 # normal distribution max |w| is some 3.3 deviations, so by 0.75% of one. A product's errors add as
 # its terms do, so that it is off by 0.75% of itself. Layers add theirs: 2.1% of the largest logit
 # was seen of GPT-2's twelve, 0.9% of gpt-nano's three. A bfloat16 is off by at most 0.4%, with a
-# deviation of 0.17%: 0.44% was seen of GPT-2. Allowed is three times what was seen.
+# deviation of 0.17%: 0.44% was seen of GPT-2. Allowed is three times what was seen. Of seeded
+# weights' first places int8 turns one in ten, and a decoding has fifteen: few need stay.
 #
 # That much room would hide a mistake in one layer: hence the same backend is held, by float32's
 # tolerance, against the float64 reference of the very weights that it stores.
 STORED_TOLERANCE = {"bfloat16": 1.5e-2, "int8": 6e-2}
-STORED_TOP1_LEAST = {"bfloat16": 0.85, "int8": 0.75}
+STORED_TOP1_LEAST = {"bfloat16": 0.80, "int8": 0.60}
 _HEAD_ROWS = 8192  # vocabulary rows widened at once: 8192 x 1600 float64 is 105 MB
 
 
