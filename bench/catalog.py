@@ -66,14 +66,22 @@ RUNGS: dict[str, str] = {
     "tvm-ladder-packed": "bench.job.backends.tvm:TVM_LADDER_PACKED",
     "tvm-ladder-epilogues": "bench.job.backends.tvm:TVM_LADDER_EPILOGUES",
 }
-LADDER = (BEFORE, *RUNGS, AFTER)
 # On a GPU the first two are the same, and then others follow.
 GPU_RUNGS: dict[str, str] = {
     "tvm-ladder-weights": "bench.job.backends.tvm:TVM_LADDER_WEIGHTS",
     "tvm-ladder-attention": "bench.job.backends.tvm:TVM_LADDER_ATTENTION",
 }
 GPU_LADDER = (BEFORE, *list(RUNGS)[:2], *GPU_RUNGS, AFTER)
-KNOWN_BACKENDS = {**BACKENDS, **RUNGS, **GPU_RUNGS}
+# AFTER on a CPU with its weights stored in fewer bits: not the same weights, so that the table has
+# them only if they are asked for.
+WEIGHT_ONLY: dict[str, str] = {
+    "tvm-bf16": "bench.job.backends.tvm:TVM_BF16",
+    "tvm-int8": "bench.job.backends.tvm:TVM_INT8",
+}
+WEIGHT_DTYPES = {"tvm-bf16": "bfloat16", "tvm-int8": "int8"}
+LADDER = (BEFORE, *RUNGS, AFTER, *WEIGHT_ONLY)
+CHOICES = (*BACKENDS, *WEIGHT_ONLY)  # what a user is told to choose from
+KNOWN_BACKENDS = {**BACKENDS, **RUNGS, **GPU_RUNGS, **WEIGHT_ONLY}
 # What TVM is held against, each in its best configuration: docs/modes.md.
 PEERS = ("torch-eager", "torch-compile", "onnxruntime")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bench.catalog import DECODE_STEPS, BertConfig, Geometry
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of one element
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # of one element
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,21 @@ class Work:
     bytes_moved: float
 
 
-def of_call(geometry: Geometry, mode: str, batch_size: int, seq_len: int, dtype: str) -> Work:
+def of_call(
+    geometry: Geometry,
+    mode: str,
+    batch_size: int,
+    seq_len: int,
+    dtype: str,
+    weight_dtype: str | None = None,
+) -> Work:
     """The work of one timed call: all positions of a prefill or an encoding, a token of a decode.
 
+    ``weight_dtype`` is the type that the matrices are stored in, where that is not ``dtype``; the
+    token embedding is one of them.
+
     Raises:
-        KeyError: ``dtype`` is none of ``bench.catalog.DTYPES``.
+        KeyError: a type is not a key of ``BYTES``.
     """
     B, C, V, L = batch_size, geometry.n_embd, geometry.vocab_size, geometry.n_layer
     bert = isinstance(geometry, BertConfig)
@@ -45,15 +55,19 @@ def of_call(geometry: Geometry, mode: str, batch_size: int, seq_len: int, dtype:
         B * positions * (L * _linear(C) + _head(bert, C, V))
         + B * L * 2 * C * pairs  # queries by keys, and what comes of it by values
     )
+    looked_up = min(B * positions, V)  # rows of the embedding; the tied head reads all, later
+    matrices = L * _linear(C) + _head(bert, C, V) + looked_up * C
     elements: float = (
-        _weights(geometry)
-        + min(B * positions, V) * C  # rows of the embedding; the tied head reads all, later
+        _vectors(geometry)
         + positions * C  # rows of the positions' embedding
         + B * positions * V  # the logits, written
     )
     if decode:
         elements += B * L * 2 * C * (past + 1)  # keys and values: the past read, its own written
-    return Work(flops=2.0 * multiply_adds, bytes_moved=float(elements * BYTES[dtype]))
+    if weight_dtype == "int8":
+        elements += _channels(geometry) + looked_up  # a scale for each
+    moved = matrices * BYTES[weight_dtype or dtype] + elements * BYTES[dtype]
+    return Work(flops=2.0 * multiply_adds, bytes_moved=float(moved))
 
 
 def _mean_past(geometry: Geometry, seq_len: int) -> float:
@@ -72,14 +86,21 @@ def _head(bert: bool, width: int, vocabulary: int) -> int:
     return width * vocabulary + (width * width if bert else 0)
 
 
-def _weights(geometry: Geometry) -> int:
-    """Elements that every call has to read: all parameters but embeddings that are only looked up.
+def _vectors(geometry: Geometry) -> int:
+    """Elements that every call has to read beside the matrices: biases, norms, a row of types.
 
-    Biases and norms are 13 C of a block: 3C, C, 4C and C of its matrices, 2C of each norm.
+    They are 13 C of a block: 3C, C, 4C and C of its matrices, 2C of each norm.
     """
     C, V = geometry.n_embd, geometry.vocab_size
-    blocks = geometry.n_layer * (_linear(C) + 13 * C)
+    blocks = geometry.n_layer * 13 * C
     if isinstance(geometry, BertConfig):
         # The embeddings' norm and one row of types; the head's bias and norm; the decoder's bias.
-        return blocks + _head(True, C, V) + 2 * C + C + 3 * C + V
-    return blocks + _head(False, C, V) + 2 * C
+        return blocks + 2 * C + C + 3 * C + V
+    return blocks + 2 * C
+
+
+def _channels(geometry: Geometry) -> int:
+    """Outputs of all matrices: 3C, C, 4C and C of a block; V of the head, a BERT's C more."""
+    C = geometry.n_embd
+    own = C if isinstance(geometry, BertConfig) else 0
+    return geometry.n_layer * 9 * C + geometry.vocab_size + own

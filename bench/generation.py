@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from bench.catalog import BACKENDS, GPTConfig
+from bench.catalog import CHOICES, GPTConfig
 from bench.record import RecordedSpec, Weights
 
 
@@ -62,8 +62,8 @@ class GenerateSpec(_OnWeights):
     @field_validator("backend")
     @classmethod
     def _known_backend(cls, value: str) -> str:
-        if value not in BACKENDS:
-            raise ValueError(f"unknown backend '{value}'; choose from: {', '.join(BACKENDS)}")
+        if value not in CHOICES:
+            raise ValueError(f"unknown backend '{value}'; choose from: {', '.join(CHOICES)}")
         return value
 
     def recorded(self) -> RecordedSpec:
@@ -89,8 +89,8 @@ class EvaluateSpec(_OnWeights):
     @model_validator(mode="after")
     def _known_backends(self) -> EvaluateSpec:
         for name in self.backends:
-            if name not in BACKENDS:
-                raise ValueError(f"unknown backend '{name}'; choose from: {', '.join(BACKENDS)}")
+            if name not in CHOICES:
+                raise ValueError(f"unknown backend '{name}'; choose from: {', '.join(CHOICES)}")
         return self
 
     def recorded(self) -> RecordedSpec:

@@ -16,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from bench.account import Evaluation, Generation
 from bench.catalog import (
     BACKENDS,
+    CHOICES,
     DTYPES,
     KNOWN_BACKENDS,
     MODELS,
     MODES,
+    WEIGHT_DTYPES,
     BertConfig,
     Geometry,
     GPTConfig,
@@ -159,7 +161,7 @@ class JobSpec(RecordedSpec):
     def _known_backends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name not in KNOWN_BACKENDS:
-                raise ValueError(f"unknown backend '{name}'; choose from: {_join(BACKENDS)}")
+                raise ValueError(f"unknown backend '{name}'; choose from: {_join(CHOICES)}")
         if len(set(value)) != len(value):
             raise ValueError("a backend is named twice")
         return value
@@ -196,7 +198,9 @@ class Parity(_Record):
 
     ``max_abs_err`` is in logits; ``max_rel_err`` is that over the largest absolute reference
     logit; ``top1_agreement`` is the share of positions with the same most likely token. An
-    error that is not a finite number is null.
+    error that is not a finite number is null. ``tolerance`` and ``top1_least`` are what was
+    allowed. Of a backend whose weights are stored in fewer bits, ``of_stored`` is how far it is
+    from the float64 reference of those very weights; if it has passed, it has passed both.
     """
 
     reference: str
@@ -205,7 +209,9 @@ class Parity(_Record):
     top1_agreement: Annotated[float, Field(ge=0, le=1)]
     passed: bool
     tolerance: float | None = None
+    top1_least: float | None = None
     calls: int | None = None
+    of_stored: Parity | None = None
 
 
 class Result(_Record):
@@ -214,6 +220,7 @@ class Result(_Record):
     ``latency_ms`` is one call: all positions of a prefill or an encoding, one token of a decode;
     there ``ttft_ms`` is the time to the first token, the prefill of the context, and
     ``tokens_per_s`` counts the tokens that are new.
+    ``weight_dtype`` is the type that the matrices are stored in where that is not ``dtype``.
     ``peak_memory_mib`` is the peak resident memory of the backend's process on the host,
     compiling included; ``compile_cached`` tells that ``compile_s`` is from the run that
     compiled. ``operators`` says where a call's time goes, ``roofline`` how near it comes to what
@@ -228,6 +235,7 @@ class Result(_Record):
     batch_size: Count
     seq_len: Count
     dtype: str
+    weight_dtype: str | None = None
     status: RowStatus
     reason: str | None = None
     compile_s: Annotated[float, Field(ge=0)] | None = None
@@ -257,6 +265,7 @@ class Result(_Record):
             batch_size=spec.batch_size,
             seq_len=spec.seq_len,
             dtype=spec.dtype,
+            weight_dtype=WEIGHT_DTYPES.get(backend),
             status="ok",
         )
 

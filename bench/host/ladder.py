@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from bench.catalog import GPU_LADDER, LADDER
+from bench.catalog import AFTER, GPU_LADDER, LADDER, WEIGHT_ONLY
 from bench.host import stats
 from bench.record import RunRecord
 
@@ -21,10 +21,13 @@ def backends(also: str | None, device: str = "cpu") -> str:
 
 
 def lines(record: RunRecord) -> list[str]:
-    """What each rung is worth: its time, and its factor over the rung before; [] for no ladder."""
+    """What each rung is worth: its time, and its factor over the rung before; [] for no ladder.
+
+    Rungs with other weights are two ways on from the last of the same: both are held against that.
+    """
     by_name = {result.backend: result for result in record.results}
     ladder = rungs(record.spec.device)
-    if sum(name in by_name for name in ladder) <= 2:
+    if sum(name in by_name and name not in WEIGHT_ONLY for name in ladder) <= 2:
         return []
     said, before = [], None
     for name in ladder:
@@ -33,6 +36,8 @@ def lines(record: RunRecord) -> list[str]:
             continue
         median = statistics.median(stats.round_medians(latency.samples, latency.process))
         factor = f", {before / median:.2f}x" if before is not None and median > 0 else ""
-        said.append(f"{name}: {median:.2f} ms{factor}")
-        before = median
+        other = name in WEIGHT_ONLY
+        over = f" of {AFTER}" if other and factor else ""
+        said.append(f"{name}: {median:.2f} ms{factor}{over}")
+        before = before if other else median
     return said and ["the ladder, each over the rung before it: " + "; ".join(said)]

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from bench import cores
 from bench.account import Generation
-from bench.catalog import AFTER, BEFORE, PEERS, RUNGS
-from bench.host import breakeven, ladder, stats, timing
+from bench.catalog import AFTER, BEFORE, PEERS, RUNGS, WEIGHT_ONLY
+from bench.host import breakeven, ladder, rounding, stats, timing
 from bench.host.timing import device_middle, middle
 from bench.record import Parity, Result, RunRecord
 from bench.roofline import Peak, Roofline
@@ -189,7 +189,8 @@ def _of_generation(done: Generation) -> str:
 def sentences(record: RunRecord) -> list[str]:
     """Whatever is said of a run below its table, in order."""
     compared = [*ladder.lines(record), *comparisons(record), *breakeven.lines(record)]
-    measured = [*compared, *on_device(record), *rooflines(record)]
+    rounded = [plain(line) for line in rounding.lines(sorted(record.results, key=order))]
+    measured = [*compared, *rounded, *on_device(record), *rooflines(record)]
     return [*notes(record), *measured, *account(record)]
 
 
@@ -208,7 +209,8 @@ def rooflines(record: RunRecord) -> list[str]:
     found = {row.backend: row.roofline for row in record.results if row.roofline}
     if peak is None:
         return []
-    chosen = {AFTER: found[AFTER]} if AFTER in found else found
+    ours = {name: one for name, one in found.items() if name == AFTER or name in WEIGHT_ONLY}
+    chosen = ours if AFTER in found else found
     return [plain(_of_roofline(name, one, peak)) for name, one in chosen.items()]
 
 
@@ -325,7 +327,7 @@ def _row(result: Result, base: float | None) -> Row:
     cached = "*" if result.compile_cached else ""
     cells = (
         result.backend,
-        _ROLE.get(result.backend, "peer" if result.backend in PEERS else ""),
+        _ROLE.get(result.backend, "peer" if result.backend in PEERS else rounding.role(result)),
         *figures,
         _number(result.tokens_per_s, ".0f"),
         f"{base / middle(latency):.2f}x" if latency and base else NO_VALUE,
@@ -360,11 +362,16 @@ def _roofline_cells(found: Roofline | None) -> tuple[str, str, str, str]:
 
 
 def order(result: Result) -> tuple[int, float]:
-    """What rows are sorted by: before, after, then peers by their latency; failed ones last."""
+    """What rows are sorted by: before, after, those like it with other weights, then peers.
+
+    Peers by their latency; failed ones last.
+    """
     if result.backend in RUNGS:  # in their order, between before and after
         return 0, float("inf")
-    rank = {BEFORE: 0, AFTER: 1}.get(result.backend, 2)
     median = _median(result)
+    if result.backend in WEIGHT_ONLY and median is not None:  # after, whatever they take
+        return 1, float("inf")
+    rank = {BEFORE: 0, AFTER: 1}.get(result.backend, 2)
     return (rank, median) if median is not None else (3, 0.0)
 
 

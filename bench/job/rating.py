@@ -24,7 +24,8 @@ def rated(row: Result, spec: JobSpec, peak: Peak | None) -> Result:
     took_ms = row.latency_ms.median if row.latency_ms else 0.0
     found = None
     if peak is not None and took_ms > 0:
-        work = counts.of_call(spec.geometry, spec.mode, spec.batch_size, spec.seq_len, spec.dtype)
+        asked = (spec.geometry, spec.mode, spec.batch_size, spec.seq_len, spec.dtype)
+        work = counts.of_call(*asked, row.weight_dtype)
         found = Roofline.of(work, took_ms / 1e3, peak)
     return row.model_copy(update={"roofline": found})
 

@@ -18,7 +18,7 @@ from types import FrameType
 import torch
 
 from bench import jobs
-from bench.catalog import GATED_CALLS
+from bench.catalog import GATED_CALLS, WEIGHT_DTYPES
 from bench.errors import BenchError
 from bench.generation import EvaluateSpec, GenerateSpec
 from bench.job import (
@@ -139,7 +139,8 @@ def _bench(
     prepared = backend.prepare(spec, programs)
     work = modes.start(spec, prepared.ready)
     # What passed every call in the first round is asked once more in each that follows.
-    parity = reference.gate(spec, work.logits, out, calls=GATED_CALLS if number == 0 else 1)
+    calls = GATED_CALLS if number == 0 else 1
+    parity = reference.gate(spec, work.logits, out, calls, WEIGHT_DTYPES.get(step))
     result = Result.blank(step, spec).model_copy(
         update={
             "compile_s": prepared.compile_s,
@@ -167,9 +168,12 @@ def _bench(
 
 
 def _why(parity: Parity) -> str:
+    whose = ""
+    if parity.of_stored is not None and not parity.of_stored.passed:
+        parity, whose = parity.of_stored, " of the weights as they are stored"
     error = "not finite" if parity.max_rel_err is None else f"{parity.max_rel_err:.1e}"
     return (
-        f"outputs disagree with the float64 reference: largest error {error} of the largest "
+        f"outputs disagree with the float64 reference{whose}: largest error {error} of the largest "
         f"logit (allowed {parity.tolerance:.0e}), top-1 agreement {parity.top1_agreement:.1%}"
     )
 

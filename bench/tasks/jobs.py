@@ -16,9 +16,10 @@ from bench.tasks.options import GPU, JOB, MCPU, PIN
         **JOB,
         "gpu": GPU,
         "backends": "comma-separated; default: torch-eager,torch-compile,onnxruntime,tvm-none,"
-        "tvm-default,tvm-optimized",
+        "tvm-default,tvm-optimized; also tvm-bf16,tvm-int8 (the weights' type, on a CPU)",
         "mcpu": MCPU,
-        "ladder": "measure every rung from tvm-none to tvm-optimized, and --backends beside them",
+        "ladder": "measure every rung from tvm-none to tvm-optimized, on a CPU on to tvm-bf16 and "
+        "tvm-int8, and --backends beside them",
         "repeats": "samples per backend, 10 or more (default: at least 10, for at least 3 s)",
         "rounds": "fresh processes per backend, in turn; 10 or more allow a verdict (default: 1)",
         "pin": PIN,
@@ -232,7 +233,7 @@ def train(
         "top-k": "draw from so many of the likeliest (default: all)",
         "seed": "the same gives the same text (default: 0)",
         "backend": "torch-eager (default), torch-compile, onnxruntime, tvm-none, tvm-default, "
-        "tvm-optimized",
+        "tvm-optimized, tvm-bf16, tvm-int8",
         "gpu": GPU,
     }
 )
@@ -281,7 +282,7 @@ def generate(
         **_PLACE_HELP,
         "run": "whose checkpoint: a run, `last`, a directory, or hf:gpt2",
         "text": "the text; its last tenth is looked at (default: what the run was trained on)",
-        "backends": "comma-separated (default: torch-eager,tvm-optimized)",
+        "backends": "comma-separated (default: torch-eager,tvm-optimized); as tvm-bf16,tvm-int8",
         "batches": "look at so many batches of eight blocks only (default: the whole split)",
         "gpu": GPU,
     }

@@ -197,7 +197,7 @@ def test_the_pipelines_are_there_under_their_names() -> None:
 
 
 def test_every_rung_of_the_ladder_is_a_backend_of_its_name() -> None:
-    from bench.catalog import BACKENDS, LADDER, RUNGS
+    from bench.catalog import BACKENDS, LADDER, RUNGS, WEIGHT_ONLY
     from bench.job import backends
     from bench.job.backends.tvm import Tvm
 
@@ -205,7 +205,7 @@ def test_every_rung_of_the_ladder_is_a_backend_of_its_name() -> None:
     assert tuple(named) == LADDER
     loaded = [backends.load(name) for name in LADDER]
     assert [f"tvm-{one.pipeline}" for one in loaded if isinstance(one, Tvm)] == named
-    assert not set(RUNGS) & set(BACKENDS)
+    assert not {*RUNGS, *WEIGHT_ONLY} & set(BACKENDS)
 
 
 def test_a_rung_is_refused_on_a_gpu() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bench.job import decoder, gpt
 from bench.job.compile import api, fuse_attention, rewrite
 from bench.job.compile.importer import import_module
-from bench.job.compile.schedules import attention, linear, matmul, rows, tile, vectormath
+from bench.job.compile.schedules import attention, linear, matmul, panels, rows, tile, vectormath
 from bench.job.compile.target import CompileTarget, detect_cpu
 
 HOST = detect_cpu()
@@ -51,7 +51,7 @@ def random_shapes(count: int) -> list[tuple[int, int, int]]:
 def test_linear_of_any_shape(shape: tuple[int, int, int], target: CompileTarget) -> None:
     m, n, k = shape
     x, w, b = draw(m, k), draw(n, k), draw(n)
-    packed = linear.pack(w, tile.panel_width(target))
+    packed = panels.pack(w, tile.panel_width(target))
     expected = x.astype(np.float64) @ w.astype(np.float64).T
     plain = call(linear.linear(m, n, k, bias=False, target=target), [x, packed], (m, n))
     assert np.abs(plain - expected).max() < 1e-6 * (k + 10)
@@ -61,7 +61,7 @@ def test_linear_of_any_shape(shape: tuple[int, int, int], target: CompileTarget)
 
 def test_gather_reads_rows_of_a_packed_weight() -> None:
     w, at = draw(45, 6), np.array([0, 44, 7, 31, 32, 7], np.int32)
-    got = call(linear.gather(6, 45, 6, 32), [linear.pack(w, 32), at], (6, 6))
+    got = call(linear.gather(6, 45, 6, 32), [panels.pack(w, 32), at], (6, 6))
     assert (got == w[at]).all()
 
 
@@ -237,7 +237,7 @@ def test_epilogues_of_any_shape(
     if activation:
         exact = {"gelu": gelu, "gelu_tanh": gelu_tanh}[activation]
         want = exact(want)
-    inputs = [x, linear.pack(w, tile.panel_width(target)), b]
+    inputs = [x, panels.pack(w, tile.panel_width(target)), b]
     if residual:
         want, inputs = want + r, [*inputs, r]
     kernel = linear.linear(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.catalog import AFTER, BEFORE
-from bench.host import report
+from bench.host import report, rounding
 from bench.host.page import spread
 from bench.host.page.chart import Canvas, Chart, number, short
 from bench.host.page.palette import look
@@ -111,7 +111,7 @@ def cost(record: RunRecord) -> Chart | None:
 
 
 def _bar(row: Result, one: Spread, base: float | None) -> Bar:
-    role = {BEFORE: "before", AFTER: "after"}.get(row.backend, "")
+    role = {BEFORE: "before", AFTER: "after"}.get(row.backend, rounding.role(row))
     label = f"{number(one.middle)} ms"
     if base and row.backend != BEFORE:
         label += f", {base / one.middle:.2f}x" if one.middle else ""

@@ -19,7 +19,7 @@ from pydantic import (
     ValidationError,
 )
 
-from bench.catalog import BACKENDS, DTYPES, MODELS, MODES
+from bench.catalog import CHOICES, DTYPES, MODELS, MODES
 from bench.errors import UsageFault
 
 if sys.version_info >= (3, 11):
@@ -60,7 +60,7 @@ _Several = Annotated[tuple[T, ...], BeforeValidator(_several), AfterValidator(_c
 _Model = Annotated[str, _among(MODELS)]
 _Mode = Annotated[str, _among(MODES)]
 _Dtype = Annotated[str, _among(DTYPES)]
-_Backend = Annotated[str, _among(BACKENDS)]
+_Backend = Annotated[str, _among(CHOICES)]
 _Count = Annotated[StrictInt, Field(ge=1)]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.catalog import BACKENDS, MODELS, MODES
+from bench.catalog import CHOICES, MODELS, MODES
 from bench.errors import UsageFault
 from bench.host.sweep.file import HINT, Axes, Matrix, SweepFile, refused
 from bench.record import JobSpec, RecordedSpec
@@ -133,7 +133,7 @@ def _cell(given: dict[str, Any], matrix: Matrix, path: Path) -> Cell | Impossibl
 def _joined(one: Cell, other: Cell) -> Cell:
     names = {*one.spec.backends, *other.spec.backends}
     # In the table's order, unless a file has given one.
-    new = [name for name in BACKENDS if name in names and name not in one.spec.backends]
+    new = [name for name in CHOICES if name in names and name not in one.spec.backends]
     backends = (*one.spec.backends, *new)
     timeout_s = max(one.spec.timeout_s, other.spec.timeout_s)
     spec = one.spec.model_copy(update={"backends": backends, "timeout_s": timeout_s})

@@ -155,6 +155,8 @@ def _gpu_arch() -> str:
 TVM_NONE = Tvm("none", slow_by_nature=True)
 TVM_DEFAULT = Tvm("default")
 TVM_OPTIMIZED = Tvm("optimized")
+TVM_BF16 = Tvm("bf16", devices=("cpu",))
+TVM_INT8 = Tvm("int8", devices=("cpu",))
 
 # The rungs between "none" and "optimized". Without our kernels they are as slow as the first.
 TVM_LADDER_FUSED = Tvm("ladder-fused", slow_by_nature=True)

@@ -213,14 +213,14 @@ def float32_shape(expr: Any) -> tuple[int, ...] | None:
     return shape_of(expr, "float32")
 
 
-def tensor_var(name: str, shape: Sequence[int]) -> Any:
-    """A float32 variable."""
-    return relax.Var(name, tensor_type(shape))
+def tensor_var(name: str, shape: Sequence[int], dtype: str = "float32") -> Any:
+    """A variable that is a tensor."""
+    return relax.Var(name, tensor_type(shape, dtype))
 
 
-def tensor_type(shape: Sequence[int]) -> Any:
-    """The type of a float32 tensor."""
-    return names.TensorType(list(shape), "float32")
+def tensor_type(shape: Sequence[int], dtype: str = "float32") -> Any:
+    """The type of a tensor."""
+    return names.TensorType(list(shape), dtype)
 
 
 def constant(expr: Any) -> np.ndarray | None:

@@ -164,8 +164,13 @@ def sources_digest() -> str:
     """The sha256 of everything in this project that decides what code and parameters come out."""
     job = Path(__file__).resolve().parent.parent
     models = [job / name for name in ("gpt.py", "cached.py", "bert.py")]
-    # Stored beside the code are the parameters, and these read them from a checkpoint.
-    loaders = [job / "weights.py", job / "tensors.py", job.parent / "checkpoint.py"]
+    # Stored beside the code are the parameters: these read them from a checkpoint and round them.
+    loaders = [
+        job / "quantise.py",
+        job / "weights.py",
+        job / "tensors.py",
+        job.parent / "checkpoint.py",
+    ]
     files = sorted([*(job / "compile").rglob("*.py"), *models, *loaders])
     digest = hashlib.sha256()
     for file in files:

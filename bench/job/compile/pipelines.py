@@ -19,7 +19,7 @@ from bench.job.compile.target import CompileTarget
 Pass = Callable[[CompileTarget], list[Any]]
 
 
-def _module(function: Callable[[Any, CompileTarget], Any], **options: bool) -> Pass:
+def _module(function: Callable[[Any, CompileTarget], Any], **options: Any) -> Pass:
     """A function from module to module as a pass."""
 
     def made(target: CompileTarget) -> list[Any]:
@@ -41,6 +41,9 @@ PASSES: dict[str, Pass] = {
     "packed": _module(rewrite.use_kernels, packed=True, epilogues=False),
     # The same, and what follows a product done before it is written.
     "epilogues": _module(rewrite.use_kernels, packed=True, epilogues=True),
+    # The same, and packed weights stored in fewer bits: widened as they are read.
+    "bf16": _module(rewrite.use_kernels, stored="bfloat16"),
+    "int8": _module(rewrite.use_kernels, stored="int8"),
     "dispatch": lambda _: api.dispatch_passes(),
     "legalize": lambda _: [api.relax.transform.LegalizeOps()],
     # Operators to TensorIR, and neighbours fused as TVM's rules allow.
@@ -113,6 +116,13 @@ _OPTIMIZED = Pipeline(
     ("attention", *_WEIGHTS),
     graphs=True,
 )
+# Two ways on from there, of which each changes the weights themselves.
+_WEIGHT_ONLY = (
+    Pipeline("bf16", "and weights stored in bfloat16", _ours("attention", "bf16"), ()),
+    Pipeline(
+        "int8", "or in int8, with a scale for each output channel", _ours("attention", "int8"), ()
+    ),
+)
 _RUNGS = (
     Pipeline(
         "ladder-fused",
@@ -134,12 +144,14 @@ _GPU_RUNGS = (
     Pipeline("ladder-weights", "and weights read as they lie", (), _WEIGHTS),
     Pipeline("ladder-attention", "and attention as one kernel", (), ("attention", *_WEIGHTS)),
 )
-# Each rung has what the one before it has, and one thing more. The last of a GPU: CUDA graphs.
-LADDER: tuple[Pipeline, ...] = (_NONE, *_RUNGS, _OPTIMIZED)
+# Each rung has what the one before it has, and one thing more; int8 instead of bf16. The last of a
+# GPU: CUDA graphs.
+LADDER: tuple[Pipeline, ...] = (_NONE, *_RUNGS, _OPTIMIZED, *_WEIGHT_ONLY)
 GPU_LADDER: tuple[Pipeline, ...] = (_NONE, *_RUNGS[:2], *_GPU_RUNGS, _OPTIMIZED)
 
 PIPELINES: dict[str, Pipeline] = {
-    pipeline.name: pipeline for pipeline in (_NONE, _DEFAULT, _OPTIMIZED, *_RUNGS, *_GPU_RUNGS)
+    pipeline.name: pipeline
+    for pipeline in (_NONE, _DEFAULT, _OPTIMIZED, *_WEIGHT_ONLY, *_RUNGS, *_GPU_RUNGS)
 }
 
 

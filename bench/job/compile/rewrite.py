@@ -11,27 +11,36 @@ import numpy as np
 from bench.job.compile import api
 from bench.job.compile.api import relax
 from bench.job.compile.graph import Graph
-from bench.job.compile.schedules import linear, matmul, rows
+from bench.job.compile.schedules import linear, matmul, panels, rows
 from bench.job.compile.schedules.tile import panel_width
 from bench.job.compile.target import CompileTarget
 
 # On ``main``: for every parameter after the inputs the panel width it is packed to, or 0.
 PACKED_ATTR = "bench.packed"
+# Beside it, the key of ``panels.FORMATS`` that packed parameters are stored in. Where that has
+# scales, they are parameters too: after all others, in the order of the weights that they are of.
+STORED_ATTR = "bench.stored"
 
 _BROADCAST = "relax.broadcast_to"
 
 
 def use_kernels(
-    mod: Any, target: CompileTarget, *, packed: bool = True, epilogues: bool = True
+    mod: Any,
+    target: CompileTarget,
+    *,
+    packed: bool = True,
+    epilogues: bool = True,
+    stored: str = "float32",
 ) -> Any:
     """``mod`` with every operator replaced that a kernel fits; what is left over stays.
 
     With ``packed``, weights that are only ever multiplied with, or only looked up by row, become
     packed parameters: ``pack_params`` makes the arrays that the new ``main`` expects. With
     ``epilogues``, what follows the product with a packed weight becomes part of it: an
-    activation, or the sum with the residual stream.
+    activation, or the sum with the residual stream. Packed weights are ``stored`` in a type of
+    ``panels.FORMATS``; everything else stays float32.
     """
-    return _UseKernels(mod, target, packed, epilogues).rewrite()
+    return _UseKernels(mod, target, packed, epilogues, panels.FORMATS[stored]).rewrite()
 
 
 def pack_params(mod: Any, params: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -40,10 +49,17 @@ def pack_params(mod: Any, params: Sequence[np.ndarray]) -> list[np.ndarray]:
     if not attrs or PACKED_ATTR not in attrs:
         return list(params)
     widths = [int(width) for width in attrs[PACKED_ATTR]]
-    return [
-        linear.pack(param, width) if width else param
-        for param, width in zip(params, widths, strict=True)
-    ]
+    stored = panels.FORMATS[str(attrs[STORED_ATTR])]
+    found, scales = [], []
+    for param, width in zip(params, widths, strict=True):
+        if not width:
+            found.append(param)
+            continue
+        packed, scale = stored.stored(param, width)
+        found.append(packed)
+        if scale is not None:
+            scales.append(scale)
+    return found + scales
 
 
 def legalize_map() -> dict[str, Callable[[Any, Any], Any]]:
@@ -67,14 +83,22 @@ def legalize_map() -> dict[str, Callable[[Any, Any], Any]]:
 class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
     """One walk over ``main``."""
 
-    def __init__(self, mod: Any, target: CompileTarget, packed: bool, epilogues: bool) -> None:
+    def __init__(
+        self,
+        mod: Any,
+        target: CompileTarget,
+        packed: bool,
+        epilogues: bool,
+        stored: panels.Format,
+    ) -> None:
         super().__init__(mod)
         self.target = target
-        self.pack, self.epilogues = packed, epilogues
+        self.pack, self.epilogues, self.stored = packed, epilogues, stored
         self.main = mod["main"]
         self.graph = Graph(self.main)
         self.values = self.graph.values
-        self.packed: dict[Any, tuple[int, int, Any]] = {}  # old parameter: N, K, new one
+        # Old parameter: N, K, and the new ones, of which the second is its scales, if any.
+        self.packed: dict[Any, tuple[int, int, list[Any]]] = {}
 
     def rewrite(self) -> Any:
         inputs = int(self.main.attrs["num_input"]) if self.main.attrs else 0
@@ -85,15 +109,16 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
             widths.append(width if param in packable else 0)
             if param in packable:
                 n, k = api.float32_shape(param) or (0, 0)
-                shape = linear.packed_shape(n, k, width)
-                params[index] = api.tensor_var(api.var_name(param), shape)
-                self.packed[param] = (n, k, params[index])
+                shape, name = panels.packed_shape(n, k, width), api.var_name(param)
+                params[index] = api.tensor_var(name, shape, self.stored.dtype)
+                scales = [api.tensor_var(f"{name}_scales", (n,))] if self.stored.scaled else []
+                self.packed[param] = (n, k, [params[index], *scales])
         for old, (_, _, new) in self.packed.items():
-            api.remap_var(self, old, new)
+            api.remap_var(self, old, new[0])
+            params += new[1:]
         body = self.visit_with_new_scope(self.main.body)
-        main = relax.Function(
-            params, body, is_pure=self.main.is_pure, attrs=self.main.attrs
-        ).with_attr(PACKED_ATTR, widths)
+        main = relax.Function(params, body, is_pure=self.main.is_pure, attrs=self.main.attrs)
+        main = main.with_attrs({PACKED_ATTR: widths, STORED_ATTR: self.stored.name})
         self.builder_.update_func(self.builder_.get().get_global_var("main"), main)
         # A product that is part of a biased one, and its kernel, are no longer used.
         return relax.transform.DeadCodeElimination()(self.builder_.get())
@@ -164,7 +189,7 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
             replacement = self._linear_with_activation(call)
         elif self._weight_of(call) in self.packed:
             # Only products read it, and they take the packed weight: nothing is transposed.
-            replacement = self.packed[self._weight_of(call)][2]
+            replacement = self.packed[self._weight_of(call)][2][0]
         elif api.is_call(call, "relax.take"):
             replacement = self._gather(call)
         elif api.is_call(call, "relax.nn.layer_norm"):
@@ -214,8 +239,9 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
             target=self.target,
             activation=activation,
             residual=residual is not None,
+            stored=self.stored,
         )
-        args = [self._reshaped(call.args[0], m, k), packed]
+        args = [self._reshaped(call.args[0], m, k), *packed]
         if bias is not None:
             args.append(self.visit_expr(bias))
         if residual is not None:
@@ -277,8 +303,9 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
             return None
         n, k, packed = self.packed[call.args[0]]
         (count,) = api.shape_of(call.args[1], "int32") or (0,)
-        kernel = linear.gather(count, n, k, panel_width(self.target))
-        return self._kernel(kernel, [packed, self.visit_expr(call.args[1])], (count, k), (count, k))
+        kernel = linear.gather(count, n, k, panel_width(self.target), self.stored)
+        args = [*packed, self.visit_expr(call.args[1])]
+        return self._kernel(kernel, args, (count, k), (count, k))
 
     def _layer_norm(self, call: Any) -> Any:
         shape, attrs = api.float32_shape(call.args[0]), call.attrs

@@ -1,10 +1,8 @@
 """x @ W.T for a constant W, packed once, with what follows it; and rows of a packed embedding.
 
-Layout of a packed weight (N, K): panels of ``width`` outputs, (ceil(N / width), K, width), the
-last filled up with zeros. A panel is read once, front to back, while the tile of the product
-stays in registers (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication",
-2008). What is added to a product, and the activation, are worked on there too, before the tile is
-written: the product itself never is.
+``panels`` says how W lies in memory. The tile of the product stays in registers while a panel is
+read; a channel's scale, what is added and the activation are worked on there too, before the tile
+is written: the product itself never is.
 """
 
 from __future__ import annotations
@@ -12,34 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from bench.job.compile.api import T, local_buffer, prim_func
 from bench.job.compile.schedules import tile as tiles
 from bench.job.compile.schedules import vectormath
+from bench.job.compile.schedules.panels import FLOAT32, Format, packed_shape
 from bench.job.compile.schedules.tile import Tile, ceil_div
 from bench.job.compile.target import CompileTarget
 
 Operand = Callable[[Any, Any], Any]
+Widen = Callable[[Any], Any]
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu": vectormath.gelu,
     "gelu_tanh": vectormath.gelu_tanh,
 }
-
-
-def packed_shape(n: int, k: int, width: int) -> tuple[int, int, int]:
-    """The shape of a packed (n, k) weight: panels, K, panel width."""
-    return ceil_div(n, width), k, width
-
-
-def pack(weight: np.ndarray, width: int) -> np.ndarray:
-    """A weight (N, K) as panels (ceil(N / width), K, width)."""
-    n, k = weight.shape
-    panels = ceil_div(n, width)
-    padded = np.zeros((panels * width, k), weight.dtype)
-    padded[:n] = weight
-    return np.ascontiguousarray(padded.reshape(panels, width, k).transpose(0, 2, 1))
 
 
 def linear(
@@ -51,10 +35,12 @@ def linear(
     target: CompileTarget,
     activation: str | None = None,
     residual: bool = False,
+    stored: Format = FLOAT32,
 ) -> Any:
-    """The kernel (x (M, K), packed W[, b (N,)][, r (M, N)]) -> r + activation(x @ W.T + b), (M, N).
+    """The kernel (x (M, K), packed W[, s (N,)][, b (N,)][, r (M, N)]) -> y (M, N).
 
-    ``activation`` is a key of ``ACTIVATIONS``.
+    y is r + activation(s * (x @ W.T) + b). ``activation`` is a key of ``ACTIVATIONS``; W is
+    ``stored`` as that says, and the scales s are there if it has any.
     """
     width = tiles.panel_width(target)
     tile = tiles.choose(m, k, width, target.lanes, target.registers)
@@ -62,7 +48,8 @@ def linear(
 
     def body() -> None:
         x = T.arg("x", T.buffer((m, k), "float32"))
-        w = T.arg("w", T.buffer((panels, k, width), "float32"))
+        w = T.arg("w", T.buffer(packed_shape(n, k, width), stored.dtype))
+        s = T.arg("s", T.buffer((n,), "float32")) if stored.scaled else None
         b = T.arg("b", T.buffer((n,), "float32")) if bias else None
         r = T.arg("r", T.buffer((m, n), "float32")) if residual else None
         y = T.arg("y", T.buffer((m, n), "float32"))
@@ -70,10 +57,15 @@ def linear(
         with T.parallel(0, panels * row_tiles) as index:
             panel = index // row_tiles
             row = T.min(index % row_tiles * tile.rows, m - tile.rows)
-            acc = accumulate(tile, k, lambda i, p: x[row + i, p], lambda p, j: w[panel, p, j])
+            widen = None if stored is FLOAT32 else stored.widen
+            acc = accumulate(
+                tile, k, lambda i, p: x[row + i, p], lambda p, j: w[panel, p, j], widen
+            )
             column = panel * width
 
             def put(i: int, j: Any) -> None:
+                if s is not None:  # once a sum, and not once a weight
+                    T.buffer_store(acc[i], acc[i][j] * s[column + j], [j])
                 if b is not None:
                     T.buffer_store(acc[i], acc[i][j] + b[column + j], [j])
                 value = ACTIVATIONS[activation](acc[i][j]) if activation else acc[i][j]
@@ -91,45 +83,77 @@ def linear(
                         for i in range(tile.rows):
                             put(i, j)
 
-    also = ("_bias" if bias else "", f"_{activation}" if activation else "")
+    also = [_suffix(stored), "_bias" if bias else "", f"_{activation}" if activation else ""]
     return prim_func(f"linear_{m}x{n}x{k}{''.join(also)}{'_residual' if residual else ''}", body)
 
 
-def gather(count: int, n: int, k: int, width: int) -> Any:
-    """The kernel (packed W of (N, K), indices (count,) int32) -> rows (count, K)."""
+def _suffix(stored: Format) -> str:
+    return "" if stored is FLOAT32 else f"_{stored.name}"
+
+
+def gather(count: int, n: int, k: int, width: int, stored: Format = FLOAT32) -> Any:
+    """The kernel (packed W of (N, K)[, s (N,)], indices (count,) int32) -> rows (count, K).
+
+    ``stored`` as in ``linear``.
+    """
 
     def body() -> None:
-        w = T.arg("w", T.buffer(packed_shape(n, k, width), "float32"))
+        w = T.arg("w", T.buffer(packed_shape(n, k, width), stored.dtype))
+        s = T.arg("s", T.buffer((n,), "float32")) if stored.scaled else None
         rows = T.arg("rows", T.buffer((count,), "int32"))
         y = T.arg("y", T.buffer((count, k), "float32"))
         with T.parallel(0, count) as i, T.serial(0, k) as p:
-            T.buffer_store(y, w[rows[i] // width, p, rows[i] % width], [i, p])
+            value = stored.widen(w[rows[i] // width, p, rows[i] % width])
+            T.buffer_store(y, value if s is None else value * s[rows[i]], [i, p])
 
-    return prim_func(f"gather_{count}x{k}", body)
+    return prim_func(f"gather_{count}x{k}{_suffix(stored)}", body)
 
 
-def accumulate(tile: Tile, k: int, left: Operand, right: Operand) -> list[Any]:
+def accumulate(
+    tile: Tile, k: int, left: Operand, right: Operand, widen: Widen | None = None
+) -> list[Any]:
     """Emit the sum over K of ``left(row, p) * right(p, column)``.
+
+    With ``widen``, that of the right operand is what is multiplied: it is taken once for each
+    step of K, whatever the number of rows.
 
     Returns:
         The sums, for each row (columns,), in registers: the loops over the tile are unrolled.
         A buffer a row, since TVM takes one of 1 KiB or more from its allocator.
     """
-    acc = [local_buffer(tile.columns) for _ in range(tile.rows)]
+    # A sum waits for the one before it. Of one row a step of K has two sums only, and if its
+    # bytes are few then that is longer than reading them takes: every other step has its own.
+    chains = 2 if widen is not None and tile.rows == 1 and tile.unroll > 1 else 1
+    acc = [[local_buffer(tile.columns) for _ in range(tile.rows)] for _ in range(chains)]
+    wide = None if widen is None else local_buffer(tile.columns)
 
     def clear(i: int, j: Any) -> None:
-        T.buffer_store(acc[i], T.float32(0), [j])
+        for chain in acc:
+            T.buffer_store(chain[i], T.float32(0), [j])
 
     each(tile, clear)
     with T.serial(0, k // tile.unroll) as block:
         for u in range(tile.unroll):
-            p = block * tile.unroll + u
+            p, chain = block * tile.unroll + u, acc[u % chains]
+            if wide is not None and widen is not None:
+                for v in range(tile.vectors):
+                    with T.vectorized(0, tile.lanes) as j:
+                        at = v * tile.lanes + j
+                        T.buffer_store(wide, widen(right(p, at)), [at])
 
-            def add(i: int, j: Any, p: Any = p) -> None:
-                T.buffer_store(acc[i], acc[i][j] + left(i, p) * right(p, j), [j])
+            def add(i: int, j: Any, p: Any = p, chain: list[Any] = chain) -> None:
+                factor = right(p, j) if wide is None else wide[j]
+                T.buffer_store(chain[i], chain[i][j] + left(i, p) * factor, [j])
 
             each(tile, add)
-    return acc
+
+    def join(i: int, j: Any) -> None:
+        for chain in acc[1:]:
+            T.buffer_store(acc[0][i], acc[0][i][j] + chain[i][j], [j])
+
+    if chains > 1:
+        each(tile, join)
+    return acc[0]
 
 
 def each(tile: Tile, put: Callable[[int, Any], None]) -> None:
