@@ -66,14 +66,16 @@ RUNGS: dict[str, str] = {
     "tvm-ladder-packed": "bench.job.backends.tvm:TVM_LADDER_PACKED",
     "tvm-ladder-epilogues": "bench.job.backends.tvm:TVM_LADDER_EPILOGUES",
 }
-LADDER = (BEFORE, *RUNGS, AFTER)
+# AFTER with what a search found: known by name, since it needs `invoke tune` first.
+TUNED: dict[str, str] = {"tvm-tuned": "bench.job.backends.tvm:TVM_TUNED"}
+LADDER = (BEFORE, *RUNGS, AFTER, *TUNED)
 # On a GPU the first two are the same, and then others follow.
 GPU_RUNGS: dict[str, str] = {
     "tvm-ladder-weights": "bench.job.backends.tvm:TVM_LADDER_WEIGHTS",
     "tvm-ladder-attention": "bench.job.backends.tvm:TVM_LADDER_ATTENTION",
 }
 GPU_LADDER = (BEFORE, *list(RUNGS)[:2], *GPU_RUNGS, AFTER)
-KNOWN_BACKENDS = {**BACKENDS, **RUNGS, **GPU_RUNGS}
+KNOWN_BACKENDS = {**BACKENDS, **RUNGS, **GPU_RUNGS, **TUNED}
 # What TVM is held against, each in its best configuration: docs/modes.md.
 PEERS = ("torch-eager", "torch-compile", "onnxruntime")
 

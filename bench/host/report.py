@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -10,8 +11,8 @@ from rich.table import Table
 
 from bench import cores
 from bench.account import Generation
-from bench.catalog import AFTER, BEFORE, PEERS, RUNGS
-from bench.host import breakeven, ladder, stats, timing
+from bench.catalog import AFTER, BEFORE, PEERS, RUNGS, TUNED
+from bench.host import breakeven, ladder, stats, timing, tuned
 from bench.host.timing import device_middle, middle
 from bench.record import Parity, Result, RunRecord
 from bench.roofline import Peak, Roofline
@@ -150,6 +151,8 @@ def account(record: RunRecord) -> list[str]:
         lines += _of_training(record.training)
     if record.generation:
         lines.append(_of_generation(record.generation))
+    if record.tuning:
+        lines += tuned.lines(record.tuning)
     for found in record.evaluations:
         lines.append(
             f"{found.backend}: perplexity {found.perplexity:.4f} (loss {found.loss:.6f} nats a "
@@ -238,6 +241,8 @@ def markdown(record: RunRecord) -> str:
     if record.results:
         lines += ["", *_table(rows(record))]
     lines += ["", *(f"- {_inert(note)}" for note in sentences(record))]
+    if record.tuning:
+        lines += ["", *(_markdown_row(cells) for cells in tuned.table(record.tuning))]
     lines += [
         "",
         "Latency is one call of the whole batch, in decoding one token of each sequence, with "
@@ -279,6 +284,10 @@ def _table(found: list[Row]) -> list[str]:
     lines += [["---" if index < LEFT else "---:" for index in shown]]
     lines += [[_inert(row.cells[index]) for index in shown] for row in found]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_inert(cell) for cell in cells) + " |"
 
 
 def environment(record: RunRecord) -> list[tuple[str, str]]:
@@ -363,6 +372,8 @@ def order(result: Result) -> tuple[int, float]:
     """What rows are sorted by: before, after, then peers by their latency; failed ones last."""
     if result.backend in RUNGS:  # in their order, between before and after
         return 0, float("inf")
+    if result.backend in TUNED:  # after, and one thing more
+        return 1, float("inf")
     rank = {BEFORE: 0, AFTER: 1}.get(result.backend, 2)
     median = _median(result)
     return (rank, median) if median is not None else (3, 0.0)

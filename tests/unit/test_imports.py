@@ -30,6 +30,7 @@ NEUTRAL = {
     "bench.system",
     "bench.training",
     "bench.trend",
+    "bench.tuning",
 }
 # Of each room: what it may import of ours, and what of others' it must not.
 ALLOWED = {

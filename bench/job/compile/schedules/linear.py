@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from bench.job.compile.api import T, local_buffer, prim_func
+from bench.job.compile.schedules import plain, vectormath
 from bench.job.compile.schedules import tile as tiles
-from bench.job.compile.schedules import vectormath
 from bench.job.compile.schedules.tile import Tile, ceil_div
 from bench.job.compile.target import CompileTarget
 
@@ -92,7 +92,13 @@ def linear(
                             put(i, j)
 
     also = ("_bias" if bias else "", f"_{activation}" if activation else "")
-    return prim_func(f"linear_{m}x{n}x{k}{''.join(also)}{'_residual' if residual else ''}", body)
+    name = f"linear_{m}x{n}x{k}{''.join(also)}{'_residual' if residual else ''}"
+    return plain.noted(
+        prim_func(name, body),
+        "linear",
+        **{"m": m, "n": n, "k": k, "width": width},
+        **{"bias": bias, "activation": activation, "residual": residual},
+    )
 
 
 def gather(count: int, n: int, k: int, width: int) -> Any:
