@@ -5,8 +5,8 @@ from __future__ import annotations
 from bench.tuning import VALID, Tuning
 
 HEADINGS = (
-    *("kernel", "calls", "MFLOP", "valid / trials"),
-    *("hand-written ms", "tuned ms", "hand-written / tuned", "used"),
+    *("kernel", "used", "calls", "MFLOP", "valid / trials"),
+    *("hand-written ms", "tuned ms", "hand-written / tuned"),
 )
 _NONE = "-"
 
@@ -33,19 +33,19 @@ def lines(done: Tuning) -> list[str]:
 
 def table(done: Tuning) -> list[tuple[str, ...]]:
     """The heading, its rule as Markdown has it, and a row for each kernel, in their rank."""
-    rows: list[tuple[str, ...]] = [HEADINGS, ("---", *["---:"] * 6, "---")]
+    rows: list[tuple[str, ...]] = [HEADINGS, ("---", "---", *["---:"] * 6)]
     for task in done.tasks:
         both = task.hand_ms is not None and task.tuned_ms is not None
         rows.append(
             (
                 task.name,
+                task.used + (", given up" if task.given_up else ""),
                 str(task.weight),
                 f"{task.flops / 1e6:.3g}",
                 f"{task.valid} / {task.trials}",
                 _ms(task.hand_ms),
                 _ms(task.tuned_ms),
                 f"{task.hand_ms / task.tuned_ms:.2f}x" if both else _NONE,  # type: ignore[operator]
-                task.used + (", given up" if task.given_up else ""),
             )
         )
     return rows

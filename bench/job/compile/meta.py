@@ -19,6 +19,7 @@ from typing import Any
 
 from bench.job.compile import names
 from bench.job.compile.tasks import Task
+from bench.job.tune import building
 from bench.tuning import VALID
 
 # TVM's 30 s are not enough on a small machine, and what is not built in time counts as tried.
@@ -49,7 +50,7 @@ class Search:
         kind = {"xgboost": "xgb"}.get(self.cost_model, self.cost_model)
         self._cost = self._ms.CostModel.create(kind, num_tuning_cores=cores)
         self._builder = self._ms.builder.LocalBuilder(
-            max_workers=cores, timeout_sec=BUILD_TIMEOUT_S, f_build=_build
+            max_workers=cores, timeout_sec=BUILD_TIMEOUT_S, f_build=building.build
         )
         self._runner = self._ms.runner.LocalRunner(
             timeout_sec=RUN_TIMEOUT_S,
@@ -156,13 +157,6 @@ def _failed(stage: str, said: str) -> str:
 
 def _median_ms(seconds: Any) -> float:
     return statistics.median(float(one) for one in seconds) * 1e3
-
-
-def _build(mod: Any, target: Any, _params: Any) -> Any:
-    """What MetaSchedule's builder does, but for importing all of TVM's hardware intrinsics."""
-    from bench.job.compile import names as here  # in a process of its own, which has none of this
-
-    return here.build_module(mod, target)
 
 
 def _leave_out_intrinsics() -> None:

@@ -184,9 +184,3 @@ def importable_operators() -> frozenset[str]:
 def tensor_intrin_module() -> str:
     """The module of hardware intrinsics that MetaSchedule imports beside itself."""
     return f"{find('meta_schedule').__name__.rpartition('.')[0]}.tensor_intrin"
-
-
-def build_module(mod: Any, target: Any) -> Any:
-    """A module of TensorIR as a runtime module."""
-    build = getattr(tirx, "build", None) or importlib.import_module("tvm.driver").build
-    return build(mod, target=target)

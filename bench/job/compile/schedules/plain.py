@@ -1,7 +1,7 @@
 """What a kernel computes, as loops that nobody has scheduled: where a search begins.
 
 A plain definition takes the arguments of the kernel in the same order and of the same shapes,
-packed weights too. So it can stand in for the kernel, and the two can be measured against each other.
+packed weights too. So it can stand in for the kernel, and be measured against it.
 """
 
 from __future__ import annotations
