@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -18,12 +19,13 @@ import psutil
 import pytest
 import torch
 
+from bench.errors import UsageFault
 from bench.job import artefacts, models, modes
 from bench.job.backends import tvm as backend
 from bench.job.compile import build, importer, pipelines, tasks
 from bench.job.compile.schedules import matmul, plain, rows
 from bench.job.compile.target import detect_cpu
-from bench.job.tune import compare, database
+from bench.job.tune import compare, database, supervise
 from bench.record import JobOutcome
 from bench.tuning import OUTCOMES, VALID, TuneSpec, Tuning
 from tests.conftest import ROOT
@@ -165,6 +167,18 @@ def test_without_a_database_tvm_tuned_says_what_to_type(
         backend.TVM_TUNED.compile_only(spec, modes.programs(spec, models.build(spec)))
     assert "invoke tune --model gpt-nano" in str(caught.value.hint)
     assert artefacts.store_root() == tmp_path and list(tmp_path.iterdir()) == []
+
+
+def test_what_metaschedule_lacks_is_said_before_anything_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "cloudpickle" else found(name)
+    )
+    with pytest.raises(UsageFault, match="needs cloudpickle") as caught:
+        supervise.run(SPEC, tmp_path)
+    assert "make setup" in str(caught.value.hint) and list(tmp_path.iterdir()) == []
 
 
 def test_every_plain_definition_computes_what_its_kernel_does() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -34,7 +35,8 @@ from bench.tuning import (
 )
 from tests.unit import samples
 
-KEY = {"tvm": "0.27.0+build-id.1", "target": {"mcpu": "haswell", "cores": 2}}
+TVM = "0.27.0+build-id.1"
+TARGET: dict[str, Any] = {"mcpu": "haswell", "cores": 2}
 
 
 def task(
@@ -57,7 +59,7 @@ def tuning(**also: object) -> Tuning:
     trials = [trial("a", 1.1, 60), trial("a", None, 90), trial("b", None, 120, "build time-out")]
     return Tuning.model_validate(
         {
-            **{"tvm": "0.27.0", "target": KEY["target"], "cost_model": "xgboost"},
+            **{"tvm": "0.27.0", "target": TARGET, "cost_model": "xgboost"},
             **{"database": "abc", "stopped": "budget", "budget_s": 1200, "elapsed_s": 1201},
             **{"counts": counted(trials), "tasks": tasks, "series": series(tasks, trials)},
             **{"hand_ms": 6.5, **also},
@@ -150,22 +152,25 @@ def test_the_series_is_weight_times_best_and_falls() -> None:
 
 
 def test_a_place_is_by_tvm_and_target_and_a_digest_by_content(tmp_path: Path) -> None:
-    place = database.of(tmp_path, KEY["tvm"], KEY["target"])
+    place = database.of(tmp_path, TVM, TARGET)
     assert place.path.parent == tmp_path / "tuning"
-    assert place.path == database.of(tmp_path, KEY["tvm"], dict(KEY["target"])).path
+    assert place.path == database.of(tmp_path, TVM, dict(TARGET)).path
     others = [
-        database.of(tmp_path, "0.26.0", KEY["target"]),
-        database.of(tmp_path, KEY["tvm"], {**KEY["target"], "cores": 4}),
+        database.of(tmp_path, "0.26.0", TARGET),
+        database.of(tmp_path, TVM, {**TARGET, "cores": 4}),
     ]
     assert len({place.path, *(one.path for one in others)}) == 3
     place.prepare()
-    assert json.loads((place.path / "key.json").read_text()) == KEY
+    assert json.loads((place.path / "key.json").read_text()) == {"tvm": TVM, "target": TARGET}
     with pytest.raises(database.NotTuned, match="nothing is tuned for gpt2 prefill") as caught:
         place.read("p", JobSpec())
     assert "invoke tune --model gpt2 --mode prefill" in str(caught.value.hint)
     digests = []
     for ms in (1.0, 2.0, 1.0):
-        entries = {"a": {"hand_ms": ms, "trace": [[], []]}, "b": {"hand_ms": ms}}
+        entries: dict[str, dict[str, Any]] = {
+            "a": {"hand_ms": ms, "trace": [[], []]},
+            "b": {"hand_ms": ms},
+        }
         database.write_best(place.program("p"), entries)
         best = place.read("p", JobSpec())
         digests.append(best.digest)
@@ -201,7 +206,7 @@ def test_trials_are_read_again_but_for_half_a_line(tmp_path: Path) -> None:
 
 
 def test_one_run_at_a_time_writes_a_database(tmp_path: Path) -> None:
-    place = database.of(tmp_path, KEY["tvm"], KEY["target"])
+    place = database.of(tmp_path, TVM, TARGET)
     code = (
         "import pathlib, sys, time\nfrom bench.job.tune import database\n"
         "with database.Database(pathlib.Path(sys.argv[1]), {}).lock():\n"
@@ -228,7 +233,7 @@ def test_orders_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_the_store_counts_what_tuning_found_and_never_makes_room_of_it(tmp_path: Path) -> None:
-    place = database.of(tmp_path, KEY["tvm"], KEY["target"])
+    place = database.of(tmp_path, TVM, TARGET)
     place.prepare()
     (place.path / "database_tuning_record.json").write_bytes(b"x" * 5000)
     os.utime(place.path, (1, 1))

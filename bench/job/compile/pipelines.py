@@ -105,7 +105,10 @@ class Pipeline:
                 f"the pipeline '{self.name}' is for a GPU",
                 hint="add --gpu, or --cuda-arch to compile without one",
             )
-        known = {**PASSES, TUNED: lambda _: [api.module_pass(_tuned_pass(tuned or {}))]}
+        known: dict[str, Pass] = {
+            **PASSES,
+            TUNED: lambda _: [api.module_pass(_tuned_pass(tuned or {}))],
+        }
         passes = [one for step in steps for one in known[step](target)]
         with gpu.cuda_graphs(self.graphs and target.kind == "cuda"):
             return api.run_passes(mod, target.tvm(), passes)

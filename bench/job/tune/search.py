@@ -161,9 +161,9 @@ class Tuner:
         task = self.tasks[row.key]
         found = self.search.best(task)
         known = self.best.get(row.key)
-        if known is not None and known.get("sources") == self.sources:
-            if found is None or known.get("search_ms") == found[0]:
-                return
+        current = known is not None and known.get("sources") == self.sources
+        if known is not None and current and (found is None or known.get("search_ms") == found[0]):
+            return
         bench = compare.Bench(task.hand)
         hand = bench.call(task.hand, self.target.tvm())
         if found is None:
@@ -231,4 +231,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

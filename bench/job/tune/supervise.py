@@ -6,6 +6,7 @@ which goes on from the database. A task that it died of twice is given up.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from bench.errors import JobFailed
+from bench.errors import JobFailed, UsageFault
 from bench.job import artefacts, death, stopping
 from bench.job.stopping import Stop
 from bench.job.tune import database, search
@@ -54,6 +55,12 @@ def run(spec: TuneSpec, directory: Path) -> Tuning:
         UsageFault: another run tunes for this TVM and target, or the request cannot be met.
         JobFailed: the tuner dies before it has begun.
     """
+    for needed in ("cloudpickle", "psutil"):  # MetaSchedule's, which TVM's wheel does not ask for
+        if importlib.util.find_spec(needed) is None:
+            raise UsageFault(
+                f"MetaSchedule needs {needed}, which is not installed here",
+                hint="make setup; or build the image anew: invoke build-image",
+            )
     scratch = directory / TUNING_DIR
     scratch.mkdir(exist_ok=True)
     with stopping.on_signals() as stop:
