@@ -61,6 +61,8 @@ def put(axes: Any, done: Tuning, along: str, colors: tuple[str, str, str]) -> No
         axes.axhline(done.hand_ms, label="hand-written", color=colors[2], linestyle=":")
     axes.set_xlabel(along)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
 
 
 def _plot(done: Tuning, title: str) -> str:
