@@ -26,6 +26,7 @@ from bench.tasks.report import report
 from bench.tasks.runs import clean, doctor, show
 from bench.tasks.supply import load, pull, push, rerun, save, sbom
 from bench.tasks.sweep import sweep
+from bench.tasks.tune import tune
 from bench.tasks.workplace import devcontainer, shell
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "show",
     "sweep",
     "train",
+    "tune",
     "update",
     "verify_image",
 ]

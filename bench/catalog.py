@@ -66,6 +66,8 @@ RUNGS: dict[str, str] = {
     "tvm-ladder-packed": "bench.job.backends.tvm:TVM_LADDER_PACKED",
     "tvm-ladder-epilogues": "bench.job.backends.tvm:TVM_LADDER_EPILOGUES",
 }
+# AFTER with what a search found: known by name, since it needs `invoke tune` first.
+TUNED: dict[str, str] = {"tvm-tuned": "bench.job.backends.tvm:TVM_TUNED"}
 # On a GPU the first two are the same, and then others follow.
 GPU_RUNGS: dict[str, str] = {
     "tvm-ladder-weights": "bench.job.backends.tvm:TVM_LADDER_WEIGHTS",
@@ -79,9 +81,9 @@ WEIGHT_ONLY: dict[str, str] = {
     "tvm-int8": "bench.job.backends.tvm:TVM_INT8",
 }
 WEIGHT_DTYPES = {"tvm-bf16": "bfloat16", "tvm-int8": "int8"}
-LADDER = (BEFORE, *RUNGS, AFTER, *WEIGHT_ONLY)
+LADDER = (BEFORE, *RUNGS, AFTER, *TUNED, *WEIGHT_ONLY)
 CHOICES = (*BACKENDS, *WEIGHT_ONLY)  # what a user is told to choose from
-KNOWN_BACKENDS = {**BACKENDS, **RUNGS, **GPU_RUNGS, **WEIGHT_ONLY}
+KNOWN_BACKENDS = {**BACKENDS, **RUNGS, **GPU_RUNGS, **TUNED, **WEIGHT_ONLY}
 # What TVM is held against, each in its best configuration: docs/modes.md.
 PEERS = ("torch-eager", "torch-compile", "onnxruntime")
 

@@ -11,8 +11,9 @@ from pydantic import Field, TypeAdapter
 from bench.generation import EvaluateSpec, GenerateSpec
 from bench.record import JobSpec
 from bench.training import TrainSpec
+from bench.tuning import TuneSpec
 
-AnySpec = JobSpec | TrainSpec | GenerateSpec | EvaluateSpec
+AnySpec = JobSpec | TrainSpec | GenerateSpec | EvaluateSpec | TuneSpec
 
 _READER: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="kind")])
 

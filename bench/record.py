@@ -32,6 +32,7 @@ from bench.operators import OperatorProfile
 from bench.roofline import Energy, Peak, Roofline
 from bench.system import SystemState
 from bench.training import Training
+from bench.tuning import Tuning
 
 SCHEMA_VERSION = 1
 MIN_SAMPLES = 10  # fewer cannot carry a p10 and a p90
@@ -329,6 +330,7 @@ class StepReport(_Record):
     training: Training | None = None
     generation: Generation | None = None
     evaluation: Evaluation | None = None
+    tuning: Tuning | None = None
 
 
 class JobOutcome(_Record):
@@ -340,6 +342,7 @@ class JobOutcome(_Record):
     training: Training | None = None
     generation: Generation | None = None
     evaluations: list[Evaluation] = []
+    tuning: Tuning | None = None
     fault: Fault | None = None
     finished: bool = False
 
@@ -369,6 +372,7 @@ class RunRecord(_Record):
     training: Training | None = None
     generation: Generation | None = None
     evaluations: list[Evaluation] = []
+    tuning: Tuning | None = None
 
 
 def _join(names: Any) -> str:

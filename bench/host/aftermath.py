@@ -17,10 +17,11 @@ from bench.host.engine.base import Launch
 from bench.host.runs import LOG, RECORD, REPORT, RunDirectory, to_json
 from bench.jobs import AnySpec
 from bench.training import CHECKPOINT_DIR, LOSS_CURVE, LOSS_TABLE
+from bench.tuning import CURVE as TUNING_CURVE
 
 _FILES = (
     *(SPEC_FILE, OUTCOME_FILE, f"{OUTCOME_FILE}.partial"),
-    *(LOG, RECORD, REPORT, LOSS_TABLE, LOSS_CURVE),
+    *(LOG, RECORD, REPORT, LOSS_TABLE, LOSS_CURVE, TUNING_CURVE),
 )
 _KEPT = (SPEC_FILE, OUTCOME_FILE, LOG, CHECKPOINT_DIR)
 

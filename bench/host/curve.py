@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from bench.training import Point, Training
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Of Okabe and Ito's palette, which stays apart for most colour-blind readers; the lines differ
 # by dashes and markers too.
@@ -25,12 +29,16 @@ def write(training: Training, path: Path) -> None:
 
 def drawn(training: Training) -> str:
     """The curve as the text of an SVG with a title and a description for who cannot see it."""
-    svg = _plot(training.curve, _title(training))
+    return worded(_plot(training.curve, _title(training)), _title(training), described(training))
+
+
+def worded(svg: str, title: str, description: str) -> str:
+    """A chart's SVG with a title and a description for who cannot see it."""
     start = svg.index("<svg ")
     end = svg.index(">", start)
     words = (
-        f'\n <title id="title">{escape(_title(training))}</title>'
-        f'\n <desc id="description">{escape(described(training))}</desc>'
+        f'\n <title id="title">{escape(title)}</title>'
+        f'\n <desc id="description">{escape(description)}</desc>'
     )
     accessible = ' role="img" aria-labelledby="title description"'
     return svg[:end] + accessible + ">" + words + svg[end + 1 :]
@@ -87,6 +95,11 @@ def _plot(curve: Sequence[Point], title: str) -> str:
         axes.set_ylabel("cross-entropy loss (nats per token)")
         axes.grid(visible=True, alpha=0.3)
         axes.legend(title="split")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return as_svg(figure)
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure as the text of an SVG, the same bytes each time."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

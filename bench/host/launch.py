@@ -9,10 +9,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench import jobs, training
+from bench import jobs, training, tuning
 from bench.catalog import OUTCOME_FILE, SCRATCH_DIR
 from bench.errors import JobFailed, UsageFault
-from bench.host import aftermath, curve, git, local_content, report, runs, stats, untrusted
+from bench.host import (
+    aftermath,
+    curve,
+    git,
+    local_content,
+    report,
+    runs,
+    stats,
+    tuning_curve,
+    untrusted,
+)
 from bench.host.console import ERR, job_progress
 from bench.host.engine.base import Ending, Engine, Launch
 from bench.host.engine.limits import Limits
@@ -80,7 +90,9 @@ def run(
     except KeyboardInterrupt:
         with held():
             _, path = _publish(directory, spec, engine, image, content, "interrupted by the user")
-        hint = f"what the job had done is kept in {path}{_resume(path)}"
+        again = "; what it measured is kept: the same command goes on"
+        on = again if spec.kind == "tune" else _resume(path)
+        hint = f"what the job had done is kept in {path}{on}"
         raise Interrupted("interrupted", hint=hint) from None
     except BaseException as error:
         with held():
@@ -241,13 +253,16 @@ def _publish(
         training=outcome.training if outcome else None,
         generation=outcome.generation if outcome else None,
         evaluations=outcome.evaluations if outcome else [],
+        tuning=outcome.tuning if outcome else None,
     )
     training.settle(directory.path)
-    if record.training and record.training.curve:
-        try:
+    try:
+        if record.training and record.training.curve:
             curve.write(record.training, directory.path / training.LOSS_CURVE)
-        except Exception as error:  # a picture is no reason to lose the record
-            ERR.print(f"no loss curve was drawn: {error}", markup=False)
+        if record.tuning and record.tuning.series:
+            tuning_curve.write(record, directory.path / tuning.CURVE)
+    except Exception as error:  # a picture is no reason to lose the record
+        ERR.print(f"no curve was drawn: {error}", markup=False)
     (directory.path / OUTCOME_FILE).unlink(missing_ok=True)
     (directory.path / f"{OUTCOME_FILE}.partial").unlink(missing_ok=True)
     shutil.rmtree(directory.path / SCRATCH_DIR, ignore_errors=True)  # a killed job could not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -10,8 +11,8 @@ from rich.table import Table
 
 from bench import cores
 from bench.account import Generation
-from bench.catalog import AFTER, BEFORE, PEERS, RUNGS, WEIGHT_ONLY
-from bench.host import breakeven, ladder, rounding, stats, timing
+from bench.catalog import AFTER, BEFORE, PEERS, RUNGS, TUNED, WEIGHT_ONLY
+from bench.host import breakeven, ladder, rounding, stats, timing, tuned
 from bench.host.timing import device_middle, middle
 from bench.record import Parity, Result, RunRecord
 from bench.roofline import Peak, Roofline
@@ -150,6 +151,8 @@ def account(record: RunRecord) -> list[str]:
         lines += _of_training(record.training)
     if record.generation:
         lines.append(_of_generation(record.generation))
+    if record.tuning:
+        lines += tuned.lines(record.tuning)
     for found in record.evaluations:
         lines.append(
             f"{found.backend}: perplexity {found.perplexity:.4f} (loss {found.loss:.6f} nats a "
@@ -240,6 +243,8 @@ def markdown(record: RunRecord) -> str:
     if record.results:
         lines += ["", *_table(rows(record))]
     lines += ["", *(f"- {_inert(note)}" for note in sentences(record))]
+    if record.tuning:
+        lines += ["", *(_markdown_row(cells) for cells in tuned.table(record.tuning))]
     lines += [
         "",
         "Latency is one call of the whole batch, in decoding one token of each sequence, with "
@@ -281,6 +286,10 @@ def _table(found: list[Row]) -> list[str]:
     lines += [["---" if index < LEFT else "---:" for index in shown]]
     lines += [[_inert(row.cells[index]) for index in shown] for row in found]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_inert(cell) for cell in cells) + " |"
 
 
 def environment(record: RunRecord) -> list[tuple[str, str]]:
@@ -362,14 +371,12 @@ def _roofline_cells(found: Roofline | None) -> tuple[str, str, str, str]:
 
 
 def order(result: Result) -> tuple[int, float]:
-    """What rows are sorted by: before, after, those like it with other weights, then peers.
-
-    Peers by their latency; failed ones last.
-    """
+    """What rows are sorted by: before, after and what is like it, peers by latency, failed ones."""
     if result.backend in RUNGS:  # in their order, between before and after
         return 0, float("inf")
     median = _median(result)
-    if result.backend in WEIGHT_ONLY and median is not None:  # after, whatever they take
+    # After, and one thing more or other weights: behind it, whatever they take.
+    if result.backend in TUNED or (result.backend in WEIGHT_ONLY and median is not None):
         return 1, float("inf")
     rank = {BEFORE: 0, AFTER: 1}.get(result.backend, 2)
     return (rank, median) if median is not None else (3, 0.0)

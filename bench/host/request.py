@@ -22,7 +22,10 @@ from bench.host.recipe import BuildRequest
 from bench.record import JobSpec, Weights
 
 _CHOOSE = "; choose "
-_OPTION = {"timeout_s": "--timeout"}  # where the option is not the field's own name
+_OPTION = {
+    "timeout_s": "--timeout",
+    "batch": "--trials-per-turn",
+}  # where the option is not the field's own name
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def generation(weights: str, results: Path, **options: Any) -> Request:
             {**given, "model": _label(found), "weights": _weights(found)}
         )
     except ValidationError as error:
-        raise _refusal(error, "generate") from error
+        raise refusal(error, "generate") from error
     return Request(spec, {"weights": found.directory})
 
 
@@ -94,7 +97,7 @@ def evaluation(weights: str, text: str | None, results: Path, **options: Any) ->
             }
         )
     except ValidationError as error:
-        raise _refusal(error, "evaluate") from error
+        raise refusal(error, "evaluate") from error
     return Request(spec, {"weights": found.directory, "text": chosen.path})
 
 
@@ -131,7 +134,7 @@ def spec_from(**options: Any) -> JobSpec:
     try:
         spec = JobSpec.model_validate(given)
     except ValidationError as error:
-        raise _refusal(error, "bench") from error
+        raise refusal(error, "bench") from error
     if spec.pin is not None and spec.threads is not None and spec.threads > len(spec.pin):
         raise UsageFault(
             f"--threads {spec.threads} is more than the {len(spec.pin)} cores of --pin",
@@ -187,7 +190,8 @@ def build_request(
     )
 
 
-def _refusal(error: ValidationError, verb: str) -> UsageFault:
+def refusal(error: ValidationError, verb: str) -> UsageFault:
+    """What pydantic refuses, in the words of the options."""
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     field = str(first["loc"][0]) if first["loc"] else None

@@ -3,6 +3,9 @@
 The job writes it (bench/job/artefacts.py); the host bounds it. An entry is a directory under
 lib/ or a file under params/; what was used least lately goes first. Other runs may be at work in
 it, so that anything seen may be gone a moment later.
+
+Under tuning/ lie databases of hours of searching. They count, but nothing here removes one: what
+was compiled makes room, and what tuning found goes when its owner asks for that.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pathlib import Path
 from bench.catalog import STORE_VARIABLE
 from bench.errors import UsageFault
 from bench.host import untrusted
+from bench.tuning import TUNING_DIR
 
 DEFAULT_LIMIT_GIB = 20.0
 LIMIT_VARIABLE = "GPT_FRONTEND_STORE_GIB"
@@ -78,13 +82,18 @@ class Store:
 
     def size_bytes(self) -> int:
         """All that the store holds, unfinished entries too."""
-        return sum(map(_bytes, self._children("lib") + self._children("params")))
+        compiled = self._children("lib") + self._children("params")
+        return sum(map(_bytes, compiled)) + self.tuning_bytes()
+
+    def tuning_bytes(self) -> int:
+        """What tuning found, which no run makes room of."""
+        return sum(map(_bytes, self._children(TUNING_DIR)))
 
     def trim(self) -> list[Path]:
         """Remove what was used least lately until the store is within its limit."""
         self._remove_abandoned()
         entries = self._entries()
-        over = sum(size for _, size in entries) - self.limit_bytes
+        over = sum(size for _, size in entries) + self.tuning_bytes() - self.limit_bytes
         removed = []
         for path, size in entries:
             if over <= 0:
@@ -96,13 +105,20 @@ class Store:
         return removed
 
     def clear(self) -> int:
-        """Remove everything, under whichever run it may be; the bytes that were freed."""
+        """Remove all that was compiled, under whichever run it is; the bytes that were freed."""
         freed = 0
         for path in self._children("lib") + self._children("params"):
             size = _bytes(path)
             _remove(path)
             freed += size - _bytes(path)
         return freed
+
+    def clear_tuning(self) -> int:
+        """Remove what tuning found; the bytes that were freed."""
+        before = self.tuning_bytes()
+        for path in self._children(TUNING_DIR):
+            _remove(path)
+        return before - self.tuning_bytes()
 
     def _children(self, folder: str) -> list[Path]:
         try:

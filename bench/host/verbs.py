@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 ROOT = launch.ROOT
 LOCKS = ROOT / "docker" / "locks"
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 def build_image(request: image.BuildRequest, *, dry_run: bool) -> None:
@@ -178,8 +178,8 @@ def doctor(profile: str | None, *, as_json: bool) -> None:
         raise JobFailed(f"{what}: {names}", hint=blocking[0].remedy)
 
 
-def clean(out: Path, *, images: bool) -> None:
-    """Remove what can be made again; results stay.
+def clean(out: Path, *, images: bool, tuning: bool = False) -> None:
+    """Remove what can be made again; results stay, and without ``tuning`` what tuning found.
 
     Jobs whose host was killed are ended first: they would go on in what is removed.
 
@@ -194,7 +194,7 @@ def clean(out: Path, *, images: bool) -> None:
     except JobFailed as error:
         going_on = error
     else:
-        _clean_here(out)
+        _clean_here(out, tuning)
     try:
         client = endpoint.connect(endpoint.find_endpoint(os.environ), os.environ)
     except BenchError:
@@ -206,9 +206,15 @@ def clean(out: Path, *, images: bool) -> None:
         raise going_on
 
 
-def _clean_here(out: Path) -> None:
-    freed = Store.of(os.environ).clear()
+def _clean_here(out: Path, tuning: bool) -> None:
+    store = Store.of(os.environ)
+    freed = store.clear()
     OUT.print(f"artefact store: {freed / GIB:.2f} GiB freed")
+    if tuning:
+        OUT.print(f"tuning databases: {store.clear_tuning() / MIB:.1f} MiB freed")
+    elif store.tuning_bytes():
+        kept = f"tuning databases kept: {store.tuning_bytes() / MIB:.1f} MiB; invoke clean --tuning"
+        OUT.print(kept)
     for path in runs.stale(out):
         untrusted.settle(path)
         if training.settle(path) is not None:

@@ -172,10 +172,16 @@ def _joined(outcome: JobOutcome, report: StepReport) -> JobOutcome:
             message=str(report.training.reason),
             hint="a lower --learning-rate; the last good checkpoint is kept",
         )
+    if report.tuning is not None and report.tuning.stopped == "tuner died":
+        fault = Fault(
+            message=f"the tuner died {report.tuning.reason}",
+            hint="the log has what it said; what it measured is kept, the same command goes on",
+        )
     return outcome.model_copy(
         update={
             "training": report.training,
             "generation": report.generation,
+            "tuning": report.tuning,
             "evaluations": [
                 *outcome.evaluations,
                 *([report.evaluation] if report.evaluation else []),

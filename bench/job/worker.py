@@ -36,10 +36,13 @@ from bench.job import (
 )
 from bench.job.backends.base import Backend, Prepared, Programs
 from bench.job.profile import taking
+from bench.job.tune import supervise
+from bench.job.tune.database import NotTuned
 from bench.jobs import AnySpec
 from bench.limits import available_cores
 from bench.record import Fault, JobSpec, Parity, Result, StepReport, TvmLibrary
 from bench.training import TrainSpec
+from bench.tuning import TuneSpec
 
 MIB = 2**20
 
@@ -50,6 +53,12 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)  # so that training keeps its checkpoint
     try:
         report = run_step(step, spec, out, number)
+    except NotTuned as error:
+        fault = Fault(message=error.message, hint=error.hint, exit_code=error.exit_code)
+        assert isinstance(spec, JobSpec)  # a row beside others: it does not fail their run
+        skipped = {"status": "skipped", "reason": fault.told}
+        row = Result.blank(step, spec).model_copy(update=skipped)
+        report = StepReport(fault=fault, result=row)
     except BenchError as error:
         fault = Fault(message=error.message, hint=error.hint, exit_code=error.exit_code)
         report = StepReport(fault=fault)
@@ -97,6 +106,9 @@ def run_step(step: str, spec: AnySpec, out: Path, number: int = 0) -> StepReport
         return StepReport(generation=generate.run(spec))
     if isinstance(spec, EvaluateSpec):
         return StepReport(evaluation=evaluate.run(step, spec))
+    if isinstance(spec, TuneSpec):
+        driver.ensure()  # before anything imports tvm
+        return StepReport(tuning=supervise.run(spec, out))
     if step == "reference":
         reference.write(spec, models.build(spec), out)
         return StepReport()

@@ -22,14 +22,15 @@ def show(c: Context, run: str, out: str = "results") -> None:
 @verb(
     help={
         "images": "also remove the images that build-image made",
+        "tuning": "also remove what `invoke tune` found",
         "out": JOB["out"],
     }
 )
-def clean(c: Context, images: bool = False, out: str = "results") -> None:
+def clean(c: Context, images: bool = False, tuning: bool = False, out: str = "results") -> None:
     """Remove compiled artefacts, abandoned partial runs and dead containers; never results."""
     from bench.host import verbs
 
-    verbs.clean(Path(out), images=images)
+    verbs.clean(Path(out), images=images, tuning=tuning)
 
 
 @verb(

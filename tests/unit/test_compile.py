@@ -189,7 +189,7 @@ def test_the_pipelines_are_there_under_their_names() -> None:
     for name, pipeline in pipelines.PIPELINES.items():
         assert pipeline.name == name
         assert pipeline.summary
-        assert {*pipeline.cpu, *pipeline.gpu} <= set(pipelines.PASSES)
+        assert {*pipeline.cpu, *pipeline.gpu} <= {*pipelines.PASSES, pipelines.TUNED}
     with pytest.raises(UsageFault, match="fast") as caught:
         pipelines.pipeline("fast")
     assert caught.value.hint is not None

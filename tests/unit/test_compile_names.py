@@ -94,7 +94,9 @@ def check_dlight(dlight: Any) -> None:
 
 
 def check_meta_schedule(meta_schedule: Any) -> None:
-    assert callable(meta_schedule.relax_integration.tune_relax)
+    assert callable(meta_schedule.TuneContext) and callable(meta_schedule.CostModel.create)
+    assert callable(meta_schedule.utils.shash2hex)
+    assert f"{meta_schedule.__name__.rpartition('.')[0]}." in names.tensor_intrin_module()
 
 
 def check_cc(cc: Any) -> None:
@@ -104,6 +106,15 @@ def check_cc(cc: Any) -> None:
 def check_nvcc(nvcc: Any) -> None:
     with pytest.raises((RuntimeError, ValueError)):
         nvcc.compile_cuda("no CUDA", target_format="cubin", arch="sm_80", compiler="neither")
+
+
+def check_trace(trace: Any) -> None:
+    made = scheduled()
+    assert isinstance(made.trace, trace)
+
+
+def check_flops(estimate: Any) -> None:
+    assert float(estimate(scheduled().mod)) == 8
 
 
 CHECKS: dict[str, Callable[[Any], None]] = {
@@ -116,6 +127,8 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "TensorType": check_tensor_type,
     "dlight": check_dlight,
     "meta_schedule": check_meta_schedule,
+    "Trace": check_trace,
+    "estimate_tir_flops": check_flops,
     "cc": check_cc,
     "nvcc": check_nvcc,
 }

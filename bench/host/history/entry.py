@@ -125,6 +125,8 @@ def _measured(record: RunRecord) -> list[Measured]:
 def _figure(record: RunRecord) -> str | None:
     if record.training and record.training.best_val_loss is not None:
         return f"loss {record.training.best_val_loss:.4f}"
+    if record.tuning and record.tuning.series and record.tuning.series[-1].best_ms:
+        return f"sum over kernels {record.tuning.series[-1].best_ms:.3f} ms"
     if record.evaluations:
         return f"perplexity {record.evaluations[0].perplexity:.4f}"
     if record.generation and record.generation.token_ms:

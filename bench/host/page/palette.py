@@ -43,6 +43,7 @@ _LOOKS = {
     "tvm-optimized": Look("blue", "", "o", "-"),
     "tvm-bf16": Look("blue", "--", "<", (0, (5, 2, 1, 2))),
     "tvm-int8": Look("blue", "++", ">", (0, (1, 2))),
+    "tvm-tuned": Look("blue", "**", "h", "--"),
     "tvm-default": Look("purple", "..", "D", ":"),
     "torch-eager": Look("orange", "\\\\", "^", "-."),
     "onnxruntime": Look("yellow", "oo", "X", (0, (3, 1, 1, 1))),

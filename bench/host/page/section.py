@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.catalog import AFTER, BEFORE
 from bench.host import launch, report
-from bench.host.page import bars, calls, facts, loss, operators, roof
+from bench.host.page import bars, calls, facts, loss, operators, roof, tuning
 from bench.host.page.chart import Chart
 from bench.host.page.table import Table
 from bench.record import RunRecord
@@ -110,7 +110,12 @@ def _parts(record: RunRecord) -> list[Part]:
     return [
         Part("results", "Results", lines, [], [table] if table else []),
         Part("before-after", "Before and after", charts=_some(bars.before_and_after(record))),
-        Part("account", "What the run did", report.account(record), _some(loss.loss(record))),
+        Part(
+            "account",
+            "What the run did",
+            report.account(record),
+            [*_some(loss.loss(record)), *_some(tuning.tuning(record))],
+        ),
         Part("text", "The text", text=_text(record)),
         Part("calls", "How the calls are distributed", charts=_some(calls.distributions(record))),
         Part("roofline", "Roofline", report.rooflines(record), _some(roof.roofline(record))),

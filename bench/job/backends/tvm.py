@@ -14,9 +14,11 @@ from bench.job import artefacts
 from bench.job.artefacts import Artefact
 from bench.job.backends.base import Compiled, Prepared, Program, Programs
 from bench.job.compile import build, target
+from bench.job.compile.pipelines import TUNED
 from bench.job.compile.target import CompileTarget
 from bench.job.profile.events import Recording
 from bench.job.profile.instrument import Instrument
+from bench.job.tune import database
 from bench.record import JobSpec
 
 
@@ -105,25 +107,33 @@ class Tvm:
     def _artefact(
         self, spec: JobSpec, name: str, program: Program, compile_target: CompileTarget
     ) -> Artefact:
-        parts = {
+        parts: dict[str, Any] = {
             "tvm": build.tvm_build_id(),
             "torch": torch.__version__,  # it exports the program
             "sources": build.sources_digest(),
             "pipeline": self.pipeline,
             "target": compile_target.to_dict(),
-            "model": vars(spec.geometry),
             # What decides the parameters: a checkpoint, or else the seed.
             "weights": spec.weights.sha256 if spec.weights else spec.seed,
-            "program": name,
-            "shapes": [list(tensor.shape) for tensor in program.example],
-            "dtype": spec.dtype,
+            **program_parts(spec, name, program),
         }
-        root, key = artefacts.store_root(), artefacts.key_of(parts)
+        root = artefacts.store_root()
+        tuned = None
+        if self.pipeline == TUNED:
+            tuned = database.of(root, parts["tvm"], compile_target.to_dict()).read(
+                database.program_key(program_parts(spec, name, program)), spec
+            )
+            parts["database"] = tuned.digest
+        key = artefacts.key_of(parts)
         found = artefacts.get(root, key)
         if found is not None:
             return found
         compiled = build.compile_module(
-            program.module, program.example, self.pipeline, compile_target
+            program.module,
+            program.example,
+            self.pipeline,
+            compile_target,
+            tuned.traces if tuned else None,
         )
         return artefacts.put(
             root, key, parts, compiled.export_library, compiled.params, compiled.compile_s
@@ -133,6 +143,16 @@ class Tvm:
 def _names(done: Mapping[str, Artefact]) -> str:
     """The artefacts' keys, in the programs' order."""
     return ",".join(artefact.key for artefact in done.values())
+
+
+def program_parts(spec: JobSpec, name: str, program: Program) -> dict[str, Any]:
+    """What decides a program's kernels, but for the compiler and the target."""
+    return {
+        "model": vars(spec.geometry),
+        "program": name,
+        "shapes": [list(tensor.shape) for tensor in program.example],
+        "dtype": spec.dtype,
+    }
 
 
 def target_of(spec: JobSpec) -> CompileTarget:
@@ -155,6 +175,7 @@ def _gpu_arch() -> str:
 TVM_NONE = Tvm("none", slow_by_nature=True)
 TVM_DEFAULT = Tvm("default")
 TVM_OPTIMIZED = Tvm("optimized")
+TVM_TUNED = Tvm("tuned", devices=("cpu",))
 TVM_BF16 = Tvm("bf16", devices=("cpu",))
 TVM_INT8 = Tvm("int8", devices=("cpu",))
 

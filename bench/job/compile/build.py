@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from bench.job.compile.importer import import_module
 from bench.job.compile.library import tvm_build_id, tvm_library_path
 from bench.job.compile.pipelines import pipeline as find_pipeline
 from bench.job.compile.target import CompileTarget
+from bench.job.compile.tasks import TraceJson
 from bench.limits import available_cores
 
 __all__ = [
@@ -63,8 +64,9 @@ def compile_module(
     example: tuple[torch.Tensor, ...],
     pipeline: str,
     target: CompileTarget,
+    tuned: Mapping[str, TraceJson] | None = None,
 ) -> Compiled:
-    """``module`` compiled for the shapes of ``example``.
+    """``module`` compiled for the shapes of ``example``; ``tuned`` is what a search found for it.
 
     Raises:
         UsageFault: unknown pipeline, a type that is not supported, or a GPU target without
@@ -76,7 +78,7 @@ def compile_module(
     start = time.perf_counter()
     with cudacc.compiler_for(target):
         imported = import_module(module, example)
-        lowered = chosen.apply(imported.mod, target)
+        lowered = chosen.apply(imported.mod, target, tuned)
         with cudacc.refusals(target):
             executable = api.compile_lowered(lowered, target.tvm())
         cudacc.check(executable, target)

@@ -28,6 +28,11 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "TensorType": ("tvm.relax.TensorStructInfo", "tvm.relax.TensorType"),
     "dlight": ("tvm.s_tir.dlight", "tvm.dlight"),
     "meta_schedule": ("tvm.s_tir.meta_schedule", "tvm.meta_schedule"),
+    "Trace": ("tvm.s_tir.schedule.Trace", "tvm.tir.schedule.Trace"),
+    "estimate_tir_flops": (
+        "tvm.s_tir.analysis.estimate_tir_flops",
+        "tvm.tir.analysis.estimate_tir_flops",
+    ),
     "cc": ("tvm.support.cc", "tvm.contrib.cc"),
     "nvcc": ("tvm.support.nvcc", "tvm.contrib.nvcc"),
 }
@@ -68,6 +73,7 @@ TensorType = find("TensorType")
 dlight = find("dlight")
 cc = find("cc")
 nvcc = find("nvcc")
+te = importlib.import_module("tvm.te")
 
 # The attribute of a function whose arguments never overlap in memory.
 NOALIAS = f"{tirx.__name__.rpartition('.')[2]}.noalias"
@@ -123,6 +129,15 @@ def block_named(schedule: Any, name: str) -> Any:
     return get(name)
 
 
+def buffers(func: Any) -> list[Any]:
+    """The buffers that a TensorIR function takes, in order; [] where it takes anything else too."""
+    found = [
+        func.buffer_map.get(param) if hasattr(func, "buffer_map") else param
+        for param in func.params
+    ]
+    return found if all(hasattr(one, "shape") for one in found) else []
+
+
 # --- devices ----------------------------------------------------------------------------------
 
 _CUDA = 2  # DLPack's kDLCUDA
@@ -161,3 +176,11 @@ def remap_var(mutator: Any, old: Any, new: Any) -> None:
 def importable_operators() -> frozenset[str]:
     """The operators that the importer of this version has a rule for, as "add.Tensor"."""
     return frozenset(ExportedProgramImporter().convert_map)
+
+
+# --- MetaSchedule -----------------------------------------------------------------------------
+
+
+def tensor_intrin_module() -> str:
+    """The module of hardware intrinsics that MetaSchedule imports beside itself."""
+    return f"{find('meta_schedule').__name__.rpartition('.')[0]}.tensor_intrin"

@@ -7,12 +7,12 @@ worth, ``invoke bench --ladder`` measures.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import UsageFault
-from bench.job.compile import api, fuse_attention, gpu, rewrite
+from bench.job.compile import api, fuse_attention, gpu, rewrite, tasks
 from bench.job.compile.schedules import leftover
 from bench.job.compile.target import CompileTarget
 
@@ -65,7 +65,22 @@ PASSES: dict[str, Pass] = {
     "finalize": lambda target: api.finalize_passes(target.tvm()),
 }
 
+# What a search found, in place of kernels and leftovers. It needs what was found: see ``apply``.
+TUNED = "tuned"
 _END = ("lower", "finalize")
+
+
+def _tuned_pass(tuned: Mapping[str, tasks.TraceJson]) -> Callable[[Any], Any]:
+    def use_tuned(mod: Any) -> Any:
+        return tasks.use_tuned(mod, tuned)
+
+    return use_tuned
+
+
+def to_kernels(mod: Any, target: CompileTarget) -> Any:
+    """``mod`` as far as the pipeline "tuned" goes before it takes what a search found."""
+    steps = _TUNED.cpu[: _TUNED.cpu.index(TUNED)]
+    return api.run_passes(mod, target.tvm(), [p for step in steps for p in PASSES[step](target)])
 
 
 @dataclass(frozen=True)
@@ -78,8 +93,10 @@ class Pipeline:
     gpu: tuple[str, ...]
     graphs: bool = False  # on a GPU: what needs no argument's address is replayed in one launch
 
-    def apply(self, mod: Any, target: CompileTarget) -> Any:
-        """``mod`` after all passes."""
+    def apply(
+        self, mod: Any, target: CompileTarget, tuned: Mapping[str, tasks.TraceJson] | None = None
+    ) -> Any:
+        """``mod`` after all passes; ``tuned`` are schedules that were searched for, by task."""
         steps = self.gpu if target.kind == "cuda" else self.cpu
         if not steps:
             if target.kind == "cuda":
@@ -91,7 +108,11 @@ class Pipeline:
                 f"the pipeline '{self.name}' is for a GPU",
                 hint="add --gpu, or --cuda-arch to compile without one",
             )
-        passes = [one for step in steps for one in PASSES[step](target)]
+        known: dict[str, Pass] = {
+            **PASSES,
+            TUNED: lambda _: [api.module_pass(_tuned_pass(tuned or {}))],
+        }
+        passes = [one for step in steps for one in known[step](target)]
         with gpu.cuda_graphs(self.graphs and target.kind == "cuda"):
             return api.run_passes(mod, target.tvm(), passes)
 
@@ -115,6 +136,12 @@ _OPTIMIZED = Pipeline(
     _ours("attention", "epilogues"),
     ("attention", *_WEIGHTS),
     graphs=True,
+)
+_TUNED = Pipeline(
+    "tuned",
+    "and, kernel by kernel, a schedule that was searched for where it measured faster",
+    ("attention", "epilogues", "dispatch", "fuse-vectors", TUNED, "leftover", *_END),
+    (),
 )
 # Two ways on from there, of which each changes the weights themselves.
 _WEIGHT_ONLY = (
@@ -146,12 +173,12 @@ _GPU_RUNGS = (
 )
 # Each rung has what the one before it has, and one thing more; int8 instead of bf16. The last of a
 # GPU: CUDA graphs.
-LADDER: tuple[Pipeline, ...] = (_NONE, *_RUNGS, _OPTIMIZED, *_WEIGHT_ONLY)
+LADDER: tuple[Pipeline, ...] = (_NONE, *_RUNGS, _OPTIMIZED, _TUNED, *_WEIGHT_ONLY)
 GPU_LADDER: tuple[Pipeline, ...] = (_NONE, *_RUNGS[:2], *_GPU_RUNGS, _OPTIMIZED)
 
 PIPELINES: dict[str, Pipeline] = {
     pipeline.name: pipeline
-    for pipeline in (_NONE, _DEFAULT, _OPTIMIZED, *_WEIGHT_ONLY, *_RUNGS, *_GPU_RUNGS)
+    for pipeline in (_NONE, _DEFAULT, _OPTIMIZED, _TUNED, *_WEIGHT_ONLY, *_RUNGS, *_GPU_RUNGS)
 }
 
 

@@ -15,7 +15,7 @@ _SERIAL_ELEMENTS = 4096
 def schedule_leftovers(mod: Any, target: CompileTarget) -> Any:
     """``mod`` with every kernel of TVM's own making scheduled."""
     updated = {
-        name: _schedule(func, target)
+        name: scheduled(func, target)
         for name, func in mod.functions_items()
         if api.is_unscheduled(func)
     }
@@ -24,7 +24,8 @@ def schedule_leftovers(mod: Any, target: CompileTarget) -> Any:
     return mod
 
 
-def _schedule(func: Any, target: CompileTarget) -> Any:
+def scheduled(func: Any, target: CompileTarget) -> Any:
+    """A kernel of TVM's own making, scheduled."""
     sch = api.Schedule(func)
     for block in api.child_blocks(sch)[:-1]:
         try:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.job.compile.api import T, local_buffer, prim_func
+from bench.job.compile.schedules import plain, vectormath
 from bench.job.compile.schedules import tile as tiles
-from bench.job.compile.schedules import vectormath
 from bench.job.compile.schedules.panels import FLOAT32, Format, packed_shape
 from bench.job.compile.schedules.tile import Tile, ceil_div
 from bench.job.compile.target import CompileTarget
@@ -84,7 +84,16 @@ def linear(
                             put(i, j)
 
     also = [_suffix(stored), "_bias" if bias else "", f"_{activation}" if activation else ""]
-    return prim_func(f"linear_{m}x{n}x{k}{''.join(also)}{'_residual' if residual else ''}", body)
+    name = f"linear_{m}x{n}x{k}{''.join(also)}{'_residual' if residual else ''}"
+    kernel = prim_func(name, body)
+    if stored is not FLOAT32:  # its plain definition would have to widen too: it is not tuned
+        return kernel
+    return plain.noted(
+        kernel,
+        "linear",
+        **{"m": m, "n": n, "k": k, "width": width},
+        **{"bias": bias, "activation": activation, "residual": residual},
+    )
 
 
 def _suffix(stored: Format) -> str:

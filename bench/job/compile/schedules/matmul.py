@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.job.compile.api import T, prim_func
+from bench.job.compile.schedules import plain
 from bench.job.compile.schedules import tile as tiles
 from bench.job.compile.schedules.linear import accumulate, each
 from bench.job.compile.schedules.tile import ceil_div
@@ -33,4 +34,4 @@ def matmul(g: int, m: int, k: int, n: int, target: CompileTarget) -> Any:
 
             each(tile, put)
 
-    return prim_func(f"matmul_{g}x{m}x{k}x{n}", body)
+    return plain.noted(prim_func(f"matmul_{g}x{m}x{k}x{n}", body), "matmul", g=g, m=m, k=k, n=n)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.job.compile.api import T, bind, local_buffer, prim_func, tirx
-from bench.job.compile.schedules import vectormath
+from bench.job.compile.schedules import plain, vectormath
 from bench.job.compile.target import CompileTarget
 
 
@@ -36,7 +36,9 @@ def layer_norm(m: int, n: int, epsilon: float, target: CompileTarget) -> Any:
 
             _each(n, target.lanes, put)
 
-    return prim_func(f"layer_norm_{m}x{n}", body)
+    return plain.noted(
+        prim_func(f"layer_norm_{m}x{n}", body), "layer_norm", m=m, n=n, epsilon=epsilon
+    )
 
 
 def softmax(m: int, n: int, target: CompileTarget) -> Any:
@@ -61,7 +63,7 @@ def softmax(m: int, n: int, target: CompileTarget) -> Any:
 
             _each(n, target.lanes, put)
 
-    return prim_func(f"softmax_{m}x{n}", body)
+    return plain.noted(prim_func(f"softmax_{m}x{n}", body), "softmax", m=m, n=n)
 
 
 def _reduce(

@@ -1,0 +1,1 @@
+"""A search for schedules: ``supervise`` keeps ``search`` alive, ``database`` what it found."""
