@@ -35,7 +35,6 @@ def table(done: Tuning) -> list[tuple[str, ...]]:
     """The heading, its rule as Markdown has it, and a row for each kernel, in their rank."""
     rows: list[tuple[str, ...]] = [HEADINGS, ("---", "---", *["---:"] * 6)]
     for task in done.tasks:
-        both = task.hand_ms is not None and task.tuned_ms is not None
         rows.append(
             (
                 task.name,
@@ -45,7 +44,7 @@ def table(done: Tuning) -> list[tuple[str, ...]]:
                 f"{task.valid} / {task.trials}",
                 _ms(task.hand_ms),
                 _ms(task.tuned_ms),
-                f"{task.hand_ms / task.tuned_ms:.2f}x" if both else _NONE,  # type: ignore[operator]
+                _over(task.hand_ms, task.tuned_ms),
             )
         )
     return rows
@@ -72,6 +71,10 @@ def _gain(done: Tuning) -> str | None:
         f"{used} of {len(done.tasks)} kernels tuned {mixed:.3f} ms ({done.hand_ms / mixed:.2f}x); "
         "what it is worth end to end: invoke bench --backends tvm-optimized,tvm-tuned"
     )
+
+
+def _over(hand_ms: float | None, tuned_ms: float | None) -> str:
+    return f"{hand_ms / tuned_ms:.2f}x" if hand_ms and tuned_ms else _NONE
 
 
 def _ms(value: float | None) -> str:
