@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -177,7 +178,7 @@ def test_a_place_is_by_tvm_and_target_and_a_digest_by_content(tmp_path: Path) ->
         assert best.traces == {"a": [[], []]}
     assert digests[0] == digests[2] != digests[1]
     (place.program("p") / "best.json").write_text("{half")
-    with pytest.raises(database.NotTuned):
+    with pytest.raises(database.Damaged, match=r"best\.json: JSONDecodeError"):
         place.read("p", JobSpec())
 
 
@@ -203,6 +204,31 @@ def test_trials_are_read_again_but_for_half_a_line(tmp_path: Path) -> None:
         trial("a", 1.5, 2.0),
         trial("b", None, 3.0, "build error"),
     ]
+
+
+def test_a_trial_after_half_a_line_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    database.append_trial(tmp_path, trial("a", 1.5, 2.0))
+    path.write_bytes(path.read_bytes() + b'{"task": "a", "outco')
+    database.repair(path)
+    database.append_trial(tmp_path, trial("a", 1.0, 3.0))
+    assert database.read_trials(tmp_path) == [trial("a", 1.5, 2.0), trial("a", 1.0, 3.0)]
+
+
+def test_a_damaged_line_among_the_trials_is_told(tmp_path: Path) -> None:
+    (tmp_path / "trials.jsonl").write_text('{"task": "a"}\n')
+    with pytest.raises(database.Damaged, match=r"trials\.jsonl"):
+        database.read_trials(tmp_path)
+
+
+def test_a_store_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    place = database.of(tmp_path, TVM, TARGET)
+    with pytest.raises(UsageFault, match="cannot lock"), place.lock():
+        raise AssertionError("nobody may write here")
 
 
 def test_one_run_at_a_time_writes_a_database(tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ class NotTuned(UsageFault):
     """``tvm-tuned`` has nothing to take."""
 
 
+class Damaged(UsageFault):
+    """A file of the database that is not what this module writes; no other is made of it."""
+
+
 @dataclass(frozen=True)
 class Best:
     """A program's ``best.json``: for each task its times, and a trace where tuned is faster.
@@ -82,7 +86,8 @@ class Database:
         """Keep other writers out; the kernel frees the lock of a process that is killed.
 
         Raises:
-            UsageFault: another run is tuning for this TVM and target.
+            UsageFault: another run is tuning for this TVM and target, or no lock can be had: two
+                writers at once would spoil each other's lines.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_RDONLY)
@@ -94,8 +99,11 @@ class Database:
                     "another run is tuning for this TVM and target",
                     hint="wait for it, or end it: Ctrl-C there keeps what it measured",
                 ) from None
-            except OSError:  # some network file systems have no locks
-                pass
+            except OSError as error:
+                raise UsageFault(
+                    f"cannot lock {self.path}: {error.strerror or error}",
+                    hint="set GPT_FRONTEND_STORE to a directory on a file system with locks",
+                ) from error
             yield
         finally:
             os.close(handle)
@@ -104,7 +112,8 @@ class Database:
         """What ``tvm-tuned`` takes for a program.
 
         Raises:
-            NotTuned: nothing was tuned for this TVM, target and model, or it is damaged.
+            NotTuned: nothing was tuned for this TVM, target and model.
+            Damaged: what was found cannot be read.
         """
         best = read_best(self.path / program)
         if best.digest is None:
@@ -130,13 +139,23 @@ def program_key(parts: Mapping[str, Any]) -> str:
 
 
 def read_best(directory: Path) -> Best:
-    """A program's best.json; an empty one where there is none that can be read."""
+    """A program's best.json; an empty one where there is none.
+
+    Raises:
+        Damaged: it is not what ``write_best`` writes.
+    """
+    path = directory / BEST
     try:
-        content = (directory / BEST).read_bytes()
+        content = path.read_bytes()
         tasks = json.loads(content)["tasks"]
         return Best({str(key): dict(one) for key, one in tasks.items()}, _sha256(content))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except FileNotFoundError:
         return Best()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(
+            f"cannot read {path}: {type(error).__name__}: {error}",
+            hint=f"rm {path}; then tune again: what was measured is kept beside it",
+        ) from error
 
 
 def write_best(directory: Path, tasks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -148,16 +167,24 @@ def write_best(directory: Path, tasks: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def read_trials(directory: Path) -> list[Trial]:
-    """All trials of a program so far, in order. Half a line at the end is none."""
+    """All trials of a program so far, in order. What follows the last line break is none.
+
+    Raises:
+        Damaged: a line is no trial.
+    """
+    path = directory / TRIALS
     try:
-        lines = (directory / TRIALS).read_bytes().splitlines()
-    except OSError:
+        content = path.read_bytes()
+    except FileNotFoundError:
         return []
-    found = []
-    for line in lines:
-        with contextlib.suppress(ValidationError):
-            found.append(Trial.model_validate_json(line))
-    return found
+    whole = content[: content.rfind(b"\n") + 1]  # a killed writer leaves half a line at most
+    try:
+        return [Trial.model_validate_json(line) for line in whole.splitlines()]
+    except ValidationError as error:
+        raise Damaged(
+            f"cannot read {path}: {str(error).splitlines()[0]}",
+            hint=f"rm {path}; the schedules found are kept beside it",
+        ) from error
 
 
 def append_trial(directory: Path, trial: Trial) -> None:

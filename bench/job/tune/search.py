@@ -74,6 +74,7 @@ class Tuner:
             self.rows += [_row(task, name) for task in found]
         self.log = log_directory(self.database, list(self.programs.values()))
         self.log.mkdir(parents=True, exist_ok=True)
+        database.repair(self.log / database.TRIALS)  # or the next trial would end half a line
         self.trials = database.read_trials(self.log)
         self.before_s = self.trials[-1].at_s if self.trials else 0.0
         self.done = 0  # trials of this process
