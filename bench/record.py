@@ -110,6 +110,22 @@ class RecordedSpec(_Record):
         """The model, and its depth where that is not its own."""
         return self.model if self.layers is None else f"{self.model} of {self.layers} layers"
 
+    @property
+    def known_geometry(self) -> Geometry | None:
+        """The checkpoint's geometry, or the preset's at the depth asked for.
+
+        None where this version knows neither: another one may have run it.
+        """
+        if self.weights is not None:
+            try:
+                return self.weights.config()
+            except TypeError:
+                return None
+        preset = MODELS.get(self.model)
+        if preset is None or self.layers is None:
+            return preset
+        return replace(preset, n_layer=self.layers)
+
 
 class JobSpec(RecordedSpec):
     """Everything a job depends on. The same spec in the same image gives the same record.
@@ -128,11 +144,9 @@ class JobSpec(RecordedSpec):
 
     @property
     def geometry(self) -> Geometry:
-        """The model's geometry: its checkpoint's, or the preset's at the depth asked for."""
-        if self.weights:
-            return self.weights.config()
-        preset = MODELS[self.model]
-        return preset if self.layers is None else replace(preset, n_layer=self.layers)
+        """The model's geometry, which a spec that can run has."""
+        assert self.known_geometry is not None
+        return self.known_geometry
 
     @property
     def inputs(self) -> tuple[str, ...]:

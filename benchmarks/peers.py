@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,11 +16,11 @@ from pathlib import Path
 
 from bench.catalog import AFTER, PEERS
 from bench.errors import UsageFault
-from bench.host import runs, stats
+from bench.host import stats
 from bench.host.stats import Ratio
 from bench.record import RunRecord
+from benchmarks import sweeping
 
-ROOT = Path(__file__).resolve().parent.parent
 SWEEP = Path(__file__).with_name("peers.toml")
 
 
@@ -133,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Sweep as often as asked, then print the table."""
     parser = argparse.ArgumentParser("benchmarks.peers", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="sweeps, each in its own directory")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmark")
+    parser.add_argument("--out", type=Path, default=sweeping.ROOT / "results" / "benchmark")
     parser.add_argument("--sweep", type=Path, default=SWEEP, help="the workloads")
     parser.add_argument("--table", action="store_true", help="measure nothing: what --out has")
     asked = parser.parse_args(arguments)
@@ -141,24 +140,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not asked.table:
         for folder in folders:
             print(f"run {folder.name} of {asked.runs}: {folder}", file=sys.stderr)
-            command = [sys.executable, "-m", "invoke", "sweep", str(asked.sweep)]
-            code = subprocess.call([*command, "--out", str(folder)], cwd=ROOT)
+            code = sweeping.sweep(asked.sweep, folder)
             if code:
                 return code
     try:
-        records = [runs.read_record(path / runs.RECORD) for one in folders for path in _in(one)]
+        records = sweeping.records(folders, asked.out, "make benchmark")
     except UsageFault as fault:
-        print(f"error: {fault.message}\nhint: {fault.hint}", file=sys.stderr)
-        return fault.exit_code
-    if not records:
-        print(f"error: no run under {asked.out}\nhint: make benchmark", file=sys.stderr)
-        return 2
+        return sweeping.told(fault)
     print("\n".join(table(collect(records))))
     return 0
-
-
-def _in(folder: Path) -> list[Path]:
-    return sorted(runs.listed(folder)) if folder.is_dir() else []
 
 
 if __name__ == "__main__":

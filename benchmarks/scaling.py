@@ -10,28 +10,26 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import subprocess
-import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.catalog import AFTER
 from bench.errors import UsageFault
-from bench.host import runs, stats
+from bench.host import stats
 from bench.host.page.chart import Canvas, Chart, number, short
 from bench.host.page.palette import look
 from bench.limits import available_cores
 from bench.record import RecordedSpec, RunRecord
+from benchmarks import sweeping
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parent.parent
 SWEEP = Path(__file__).with_name("scaling.toml")
 THREADS_AT = 512  # tokens of a prompt: enough work for many cores
 
@@ -80,25 +78,24 @@ def collect(records: Iterable[RunRecord]) -> list[Growth]:
     """What ``records`` hold along each axis, in the order of ``AXES``; the newest run counts."""
     found = {axis: Growth(axis) for axis in AXES}
     for record in records:
-        for axis, place in _axes(record.spec):
-            for row in record.results:
-                if row.latency_ms is None:
-                    continue
-                medians = stats.round_medians(row.latency_ms.samples, row.latency_ms.process)
-                found[axis].lines[row.backend][place] = statistics.median(medians)
-                if axis == "depth" and row.backend == AFTER and row.compile_s is not None:
-                    found[axis].lines[COMPILE][place] = row.compile_s * 1e3
+        axis, place = place_of(record.spec)
+        for row in record.results:
+            if row.latency_ms is None:
+                continue
+            medians = stats.round_medians(row.latency_ms.samples, row.latency_ms.process)
+            found[axis].lines[row.backend][place] = statistics.median(medians)
+            if axis == "depth" and row.backend == AFTER and row.compile_s is not None:
+                found[axis].lines[COMPILE][place] = row.compile_s * 1e3
     return [growth for growth in found.values() if growth.lines]
 
 
-def _axes(spec: RecordedSpec) -> Iterator[tuple[str, int]]:
-    """Every axis that a run is a point of, with its place there."""
+def place_of(spec: RecordedSpec) -> tuple[str, int]:
+    """The axis that a run is a point of, and its place there."""
     if spec.layers is not None:
-        yield "depth", spec.layers
-    elif spec.threads is not None:
-        yield "threads", spec.threads
-    else:
-        yield ("context" if spec.mode == "decode" else "prompt"), spec.seq_len
+        return "depth", spec.layers
+    if spec.threads is not None:
+        return "threads", spec.threads
+    return ("context" if spec.mode == "decode" else "prompt"), spec.seq_len
 
 
 def tables(growths: Sequence[Growth]) -> list[str]:
@@ -152,8 +149,8 @@ def _panel(canvas: Canvas, axes: Axes, growth: Growth) -> dict[str, Artist]:
     for name, line in growth.lines.items():
         looks, slope = look(name), exponent(line)
         (drawn,) = axes.plot(
-            list(line),
-            list(line.values()),
+            sorted(line),
+            [line[place] for place in sorted(line)],
             color=canvas.palette.of(name),
             linestyle=looks.dash,
             marker=looks.marker,
@@ -198,7 +195,7 @@ def with_threads(text: str, cores: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Sweep, then print the tables and draw the chart."""
     parser = argparse.ArgumentParser("benchmarks.scaling", description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "scaling")
+    parser.add_argument("--out", type=Path, default=sweeping.ROOT / "results" / "scaling")
     parser.add_argument("--table", action="store_true", help="measure nothing: what --out has")
     parser.add_argument("--svg", type=Path, help="draw the chart into this file")
     asked = parser.parse_args(arguments)
@@ -207,19 +204,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.mkdir(parents=True, exist_ok=True)
         sweep = out / SWEEP.name
         sweep.write_text(with_threads(SWEEP.read_text(), available_cores()))
-        command = [sys.executable, "-m", "invoke", "sweep", str(sweep), "--out", str(out)]
-        code = subprocess.call(command, cwd=ROOT)
+        code = sweeping.sweep(sweep, out)
         if code:
             return code
     try:
-        listed = sorted(runs.listed(out)) if out.is_dir() else []
-        growths = collect(runs.read_record(path / runs.RECORD) for path in listed)
+        growths = collect(sweeping.records([out], out, "make scaling"))
+        if not growths:
+            raise UsageFault(f"no run under {out} measured anything", hint="invoke results")
     except UsageFault as fault:
-        print(f"error: {fault.message}\nhint: {fault.hint}", file=sys.stderr)
-        return fault.exit_code
-    if not growths:
-        print(f"error: no run under {out}\nhint: make scaling", file=sys.stderr)
-        return 2
+        return sweeping.told(fault)
     print("\n".join(tables(growths)))
     if asked.svg is not None:
         asked.svg.write_text(chart(growths).svg(), encoding="utf-8")

@@ -96,7 +96,7 @@ def test_the_file_asks_for_every_axis(cores: int, counts: list[int], tmp_path: P
     assert tomllib.loads(path.read_text())["sweep"][-1]["threads"] == counts
     cells = expand(file.read(path), path)
     assert not cells.impossible
-    asked = {place for cell in cells.possible for place in scaling._axes(cell.spec)}
+    asked = {scaling.place_of(cell.spec) for cell in cells.possible}
     assert {place for axis, place in asked if axis == "depth"} == {1, 2, 4, 8, 16, 32, 48}
     assert {place for axis, place in asked if axis == "threads"} == set(counts)
     assert {place for axis, place in asked if axis == "prompt"} == {2**n for n in range(4, 11)}

@@ -6,12 +6,11 @@ import csv
 import io
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
-from bench.catalog import DECODE_STEPS, MODELS, BertConfig, Geometry
+from bench.catalog import DECODE_STEPS, BertConfig, Geometry
 from bench.errors import UsageFault
 from bench.host.history import identity, series
 from bench.host.history.series import Series
@@ -267,13 +266,7 @@ def _test(one: Series) -> str:
 def _size(record: RunRecord) -> tuple[str, str]:
     """(bytes of the weights, number of parameters), for people."""
     spec = record.spec
-    try:
-        geometry = spec.weights.config() if spec.weights else MODELS.get(spec.model)
-        if geometry is not None and spec.layers is not None:
-            geometry = replace(geometry, n_layer=spec.layers)
-    except TypeError:  # of a kind that this version does not know
-        geometry = None
-    width = _BYTES.get(spec.dtype)
+    geometry, width = spec.known_geometry, _BYTES.get(spec.dtype)
     if geometry is None or width is None:
         return "-", "-"
     count = _parameters(geometry)

@@ -89,6 +89,7 @@ class Search:
             context.notify_runner_results(candidates, results)
             self._cost.update(context, candidates, results)
         finally:
+            # Best effort: all of it lies in the job's scratch, which the host removes.
             for one in built:
                 if one.artifact_path is not None:
                     shutil.rmtree(Path(str(one.artifact_path)).parent, ignore_errors=True)

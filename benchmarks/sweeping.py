@@ -1,0 +1,38 @@
+"""A sweep of a benchmark here, and the records that it left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.errors import UsageFault
+from bench.host import runs
+from bench.record import RunRecord
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def sweep(file: Path, out: Path) -> int:
+    """Measure what ``file`` asks for and ``out`` lacks; the exit status of `invoke sweep`."""
+    command = [sys.executable, "-m", "invoke", "sweep", str(file), "--out", str(out)]
+    return subprocess.call(command, cwd=ROOT)
+
+
+def records(folders: Iterable[Path], place: Path, hint: str) -> list[RunRecord]:
+    """The records of all runs in ``folders``, of each the oldest first.
+
+    Raises:
+        UsageFault: there is none, which is told of ``place`` with ``hint``; or one is damaged.
+    """
+    found = [path for one in folders if one.is_dir() for path in sorted(runs.listed(one))]
+    if not found:
+        raise UsageFault(f"no run under {place}", hint=hint)
+    return [runs.read_record(path / runs.RECORD) for path in found]
+
+
+def told(fault: UsageFault) -> int:
+    """Say what is wrong as the verbs do; gives the exit status."""
+    print(f"error: {fault.message}\nhint: {fault.hint}", file=sys.stderr)
+    return fault.exit_code
