@@ -213,5 +213,12 @@ def test_the_other_plain_definitions_compute_what_their_kernels_do() -> None:
         assert not compare.agree(hand, simple + np.float32(0.1) * np.abs(hand).max())
 
 
+def test_a_kernel_that_leaves_some_out_does_not_pass_for_the_one_before_it() -> None:
+    bench = compare.Bench(rows.softmax(3, 5, detect_cpu(1)))
+    whole = bench.output(bench.call(rows.softmax(3, 5, detect_cpu(1)), detect_cpu(1).tvm()))
+    assert np.isfinite(whole).all()
+    assert not compare.agree(whole, bench.output(lambda: None))
+
+
 def test_the_pipeline_goes_as_far_as_it_says_and_leaves_the_rest_alone() -> None:
     assert pipelines.pipeline("tuned").cpu[:4] == pipelines.pipeline("optimized").cpu[:4]
