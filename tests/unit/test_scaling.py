@@ -116,3 +116,12 @@ def test_it_prints_and_draws_what_its_directory_has(
     assert svg.read_text().startswith("<?xml")
     assert scaling.main(["--table", "--out", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith("error: no run under")
+
+
+def test_runs_that_measured_nothing_are_no_curve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = runs.create(tmp_path, JobSpec())
+    made.publish(run(made.run_id, 1.0).model_copy(update={"results": []}), "")
+    assert scaling.main(["--table", "--out", str(tmp_path)]) == 2
+    assert "measured anything" in capsys.readouterr().err
