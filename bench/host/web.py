@@ -84,6 +84,7 @@ def opened(
             yield answer
     except urllib.error.HTTPError as error:
         said = b""
+        # The status is what is told on; the registry's words about it may be cut off.
         with suppress(OSError, http.client.HTTPException):
             said = error.read(_REASON_BYTES)
         error.close()

@@ -17,11 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UsageFault
-from bench.host import report, tune, tuned, tuning_curve
+from bench.host import launch, report, tune, tuned, tuning_curve
+from bench.host.engine.base import Ending, Launch, OnLine
+from bench.host.engine.fake import FakeEngine
 from bench.host.store import Store
 from bench.job.tune import database, search
-from bench.record import JobSpec, RunRecord
+from bench.record import JobOutcome, JobSpec, RunRecord
 from bench.tuning import (
+    CURVE,
     OUTCOMES,
     VALID,
     Death,
@@ -300,3 +303,20 @@ def test_the_curve_says_in_words_what_it_shows() -> None:
     assert "<desc" in svg and "The hand-written kernels come to 6.500 ms." in svg
     assert "for want of a valid trial" in svg  # kernel b has none
     assert ">minutes<" in svg and ">trials<" in svg
+
+
+def test_a_run_is_published_with_its_curve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture that cannot be drawn is told of only, so that somebody has to look for it."""
+
+    def script(at: Launch, _: OnLine) -> Ending:
+        outcome = JobOutcome(environment=samples.environment(), tuning=tuning(), finished=True)
+        (at.run_dir / "outcome.json").write_text(outcome.model_dump_json())
+        return Ending("exited", exit_code=0)
+
+    spec, store = TuneSpec(model="gpt-nano"), Store(tmp_path / "store", limit_bytes=2**20)
+    record, path = launch.run(spec, FakeEngine(script), None, tmp_path / "out", store)
+    assert record.status == "ok" and record.tuning == tuning()
+    assert (path / CURVE).read_text().rstrip().endswith("</svg>")
+    assert "no curve was drawn" not in capsys.readouterr().err
