@@ -209,8 +209,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
     try:
         growths = collect(sweeping.records([out], out, "make scaling"))
-        if not growths:
-            raise UsageFault(f"no run under {out} measured anything", hint="invoke results")
     except UsageFault as fault:
         return sweeping.told(fault)
     print("\n".join(tables(growths)))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.errors import UsageFault
 from bench.host import runs
+from bench.host.history import identity
 from bench.record import RunRecord
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,15 +22,22 @@ def sweep(file: Path, out: Path) -> int:
 
 
 def records(folders: Iterable[Path], place: Path, hint: str) -> list[RunRecord]:
-    """The records of all runs in ``folders``, of each the oldest first.
+    """The records of all runs in ``folders`` that measured anything, of each the oldest first.
+
+    What was interrupted is left out: the sweep, once resumed, has another run in its place.
 
     Raises:
-        UsageFault: there is none, which is told of ``place`` with ``hint``; or one is damaged.
+        UsageFault: there is none, which is told of ``place`` with ``hint``; or none measured
+            anything; or one is damaged.
     """
     found = [path for one in folders if one.is_dir() for path in sorted(runs.listed(one))]
     if not found:
         raise UsageFault(f"no run under {place}", hint=hint)
-    return [runs.read_record(path / runs.RECORD) for path in found]
+    read = [runs.read_record(path / runs.RECORD) for path in found]
+    told = [record for record in read if identity.measured(record)]
+    if not told:
+        raise UsageFault(f"no run under {place} measured anything", hint="invoke results")
+    return told
 
 
 def told(fault: UsageFault) -> int:

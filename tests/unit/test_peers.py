@@ -57,6 +57,15 @@ def test_what_is_not_shown_to_be_faster_is_not_called_so(ort: float, count: int,
     assert row(peers.table(peers.collect([run("a", ort, count)])))[6] == told
 
 
+def test_what_was_interrupted_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for whole in (True, False):
+        made = runs.create(tmp_path / "1", JobSpec())
+        one = run(made.run_id, 12.0)
+        made.publish(one if whole else one.model_copy(update={"results": []}), "")
+    assert peers.main(["--table", "--runs", "1", "--out", str(tmp_path)]) == 0
+    assert row(capsys.readouterr().out.splitlines())[-1] == "5 of 1 runs"
+
+
 def test_rounds_that_are_no_pairs_give_no_ratio() -> None:
     """A peer that failed in one of the runs ran beside none of that run's rounds."""
     lacking = record("b", {EAGER: rounds(30.0, 5), OURS: rounds(10.0, 5)})
