@@ -117,7 +117,7 @@ def run_step(step: str, spec: AnySpec, out: Path, number: int = 0) -> StepReport
     if step.startswith("tvm"):
         driver.ensure()  # before anything imports tvm
     backend = backends.load(step)
-    if spec.dtype not in backend.dtypes or spec.device not in backend.devices:
+    if spec.dtype not in backend.dtypes.get(spec.device, ()):
         return StepReport(result=_skipped(step, spec, backend))
     programs = modes.programs(spec, models.build(spec))
     if spec.kind == "compile":
@@ -126,9 +126,10 @@ def run_step(step: str, spec: AnySpec, out: Path, number: int = 0) -> StepReport
 
 
 def _skipped(step: str, spec: JobSpec, backend: Backend) -> Result:
-    reason = f"{step} runs {', '.join(backend.dtypes)} only, not {spec.dtype}"
-    if spec.device not in backend.devices:
-        reason = f"{step} runs on {', '.join(backend.devices)} only, not {spec.device}"
+    known = backend.dtypes.get(spec.device)
+    reason = f"{step} runs on {', '.join(backend.dtypes)} only, not {spec.device}"
+    if known is not None:
+        reason = f"{step} runs {', '.join(known)} only on {spec.device}, not {spec.dtype}"
     return Result.blank(step, spec).model_copy(update={"status": "skipped", "reason": reason})
 
 

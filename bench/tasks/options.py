@@ -14,7 +14,7 @@ JOB = {
     "cache, from a context of --seq-len; encode: what BERT does",
     "batch-size": "sequences in one call (default: 1)",
     "seq-len": "tokens in each sequence (default: 64)",
-    "dtype": "float32 (default), bfloat16 or float16 (PyTorch's backends)",
+    "dtype": "float32 (default), float16 (PyTorch; TVM on a GPU) or bfloat16 (PyTorch)",
     "threads": "cores to use (default: all the job sees)",
     "seed": "of weights and inputs (default: 0)",
     "timeout": "seconds after which the job is stopped (default: 3600)",

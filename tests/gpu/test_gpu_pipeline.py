@@ -17,11 +17,13 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.usefixtures("cuda_torch")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
-def test_every_rung_is_right_on_the_gpu(mode: str, tmp_path: Path) -> None:
+def test_every_rung_is_right_on_the_gpu(mode: str, dtype: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "invoke", "bench", "--gpu", "--engine", "local", "--ladder",
-         "--model", "gpt-nano", "--mode", mode, "--seq-len", "300", "--out", str(tmp_path)],
+         "--model", "gpt-nano", "--mode", mode, "--seq-len", "300", "--dtype", dtype,
+         "--out", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,

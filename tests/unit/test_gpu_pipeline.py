@@ -8,7 +8,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from bench import catalog
 from bench.errors import UsageFault
@@ -16,7 +18,7 @@ from bench.host import ladder
 from bench.job import backends, decoder, gpt
 from bench.job.backends.base import Program
 from bench.job.backends.tvm import Tvm
-from bench.job.compile import api, pipelines, target
+from bench.job.compile import api, build, pipelines, target
 from bench.job.compile.importer import import_module
 from tests.unit.cuda_on_cpu import cuda_sources
 from tests.unit.samples import record, result
@@ -24,22 +26,24 @@ from tests.unit.samples import record, result
 ARCHS = ("sm_80", "sm_86", "sm_90")
 PROGRAMS = ("prefill", "step")
 CONTEXT = 300  # more than one part of a cache
+# dlight has no tensor cores for a product with any extent of 64 or less.
+WIDE = gpt.GPTConfig(n_layer=1, n_head=2, n_embd=128, block_size=128, vocab_size=300)
 
 
-@functools.cache
-def program(name: str) -> Program:
-    """A function of a small GPT: a prompt of 64, or a token after it."""
+def program(name: str, dtype: str = "float32") -> Program:
+    """A function of a small GPT: a prompt of 64, or a token after it; or a wider one's prompt."""
+    if name == "wide":
+        return decoder.programs(gpt.build(WIDE, 1), 1, 100, 101)["prefill"].to(dtype)
     config = gpt.preset("gpt-nano")
-    return decoder.programs(gpt.build(config, 1), 1, 64, CONTEXT)[name]
+    return decoder.programs(gpt.build(config, 1), 1, 64, CONTEXT)[name].to(dtype)
 
 
 @functools.cache
-def source(name: str, pipeline: str, arch: str) -> str:
+def source(name: str, pipeline: str, arch: str, dtype: str = "float32") -> str:
     """All CUDA that ``pipeline`` makes of a program; its module's functions as comments."""
-    gpu, wanted = target.cuda(arch), program(name)
-    lowered = pipelines.pipeline(pipeline).apply(
-        import_module(wanted.module, wanted.example).mod, gpu
-    )
+    gpu, wanted = target.cuda(arch), program(name, dtype)
+    imported = import_module(wanted.module, wanted.example, build.FLOATS["cuda"])
+    lowered = pipelines.pipeline(pipeline).apply(imported.mod, gpu)
     names = sorted(str(var.name_hint) for var in lowered.functions)
     executable = api.compile_lowered(lowered, gpu.tvm())
     return "\n".join([*(f"// {one}" for one in names), *cuda_sources(executable)])
@@ -68,9 +72,53 @@ def test_runs_of_kernels_are_captured_in_cuda_graphs_on_the_last_rung_only() -> 
     assert "cuda_graph" not in source("step", "ladder-attention", "sm_80")
 
 
-def test_no_block_asks_for_more_than_every_gpu_has() -> None:
-    for name in PROGRAMS:
-        text = source(name, "optimized", "sm_80")
+def test_in_float16_attention_is_one_kernel_and_no_weight_is_transposed() -> None:
+    prompt = source("prefill", "optimized", "sm_80", "float16")
+    assert any(name.startswith("causal_attention_1x64x3x16_float16") for name in kernels(prompt))
+    assert not [name for name in kernels(prompt) if "softmax" in name]
+    step = source("step", "optimized", "sm_80", "float16")
+    assert any(name.startswith("attend_1x3x16x300_float16") for name in kernels(step))
+    assert any(name.startswith("attend_merge_1x3x16x2_float16") for name in kernels(step))
+    assert not [name for name in kernels(step) if re.fullmatch(r"transpose\d*_kernel", name)]
+
+
+def test_in_float16_products_of_a_prompt_are_for_tensor_cores() -> None:
+    text = source("wide", "optimized", "sm_80", "float16")
+    fragments = set(re.findall(r"fragment<(?:nvcuda::)?wmma::(\w+), \d+, \d+, \d+, (\w+)", text))
+    # Factors of 16 bits, sums of 32.
+    assert fragments == {("matrix_a", "half"), ("matrix_b", "half"), ("accumulator", "float")}
+    assert "wmma" not in source("wide", "optimized", "sm_80")
+
+
+@pytest.mark.parametrize("name", (*PROGRAMS, "wide"))
+def test_a_float16_model_is_imported_as_pytorch_computes_it(name: str) -> None:
+    """On a CPU, by TVM's own lowering: what the importer and its repairs make of every operator."""
+    cpu, wanted = target.detect_cpu(), program(name, "float16")
+    imported = import_module(wanted.module, wanted.example, build.FLOATS["cuda"])
+    lowered = pipelines.pipeline("none").apply(imported.mod, cpu)
+    loaded = build.Loaded(
+        api.compile_lowered(lowered, cpu.tvm()), build.Parameters(imported.params, "cpu")
+    )
+    generator = torch.Generator().manual_seed(1)
+    inputs = [
+        torch.randn(one.shape, generator=generator).to(one.dtype)
+        if one.is_floating_point()
+        else torch.randint(40, one.shape, generator=generator)
+        for one in wanted.example
+    ]
+    with torch.inference_mode():
+        expected = wanted.module(*inputs)
+    got = loaded.run(*(loaded.prepare(one.numpy()) for one in inputs))
+    assert len(got) == len(expected)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert ours.numpy().dtype == np.float16
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_no_block_asks_for_more_than_every_gpu_has(dtype: str) -> None:
+    for name in (*PROGRAMS, "wide"):
+        text = source(name, "optimized", "sm_80", dtype)
         for one in text.split('extern "C" __global__')[1:]:
             (threads,) = re.findall(r"__launch_bounds__\((\d+)\)", one)[:1]
             sizes = re.findall(r"__shared__ (?:alignas\(\d+\) )?(\w+) \w+\[(\d+)\]", one)
@@ -79,11 +127,16 @@ def test_no_block_asks_for_more_than_every_gpu_has() -> None:
             assert sum(width[kind] * int(count) for kind, count in sizes) <= 48 * 1024
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, "float32") for name in PROGRAMS), ("wide", "float16"), ("step", "float16")],
+)
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_what_is_made_for_an_architecture_assembles(name: str, arch: str, tmp_path: Path) -> None:
+def test_what_is_made_for_an_architecture_assembles(
+    name: str, arch: str, dtype: str, tmp_path: Path
+) -> None:
     nvcc, ptxas = shutil.which("nvcc"), shutil.which("ptxas")
-    text = source(name, "optimized", arch)  # without a CUDA compiler this much is checked
+    text = source(name, "optimized", arch, dtype)  # without a CUDA compiler this much is checked
     assert kernels(text)
     if nvcc is None or ptxas is None:
         pytest.skip("no CUDA toolkit here: tests/docker/test_cuda_wheels.py has one")
@@ -112,9 +165,9 @@ def test_the_ladder_of_a_gpu_has_rungs_of_its_own() -> None:
     for name in catalog.GPU_LADDER:
         backend = backends.load(name)
         assert isinstance(backend, Tvm)
-        assert (f"tvm-{backend.pipeline}", "cuda" in backend.devices) == (name, True)
-    assert "cpu" not in backends.load("tvm-ladder-attention").devices
-    assert "cuda" not in backends.load("tvm-ladder-packed").devices
+        assert (f"tvm-{backend.pipeline}", "cuda" in backend.dtypes) == (name, True)
+    assert "cpu" not in backends.load("tvm-ladder-attention").dtypes
+    assert "cuda" not in backends.load("tvm-ladder-packed").dtypes
     assert ladder.backends(None, "cuda").split(",") == list(catalog.GPU_LADDER)
 
 

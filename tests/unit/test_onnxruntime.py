@@ -81,7 +81,7 @@ def test_what_is_staged_is_a_copy_that_the_views_share() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"dtype": "bfloat16"}, "float32 only, not bfloat16"),
+        ({"dtype": "bfloat16"}, "float32 only on cpu, not bfloat16"),
         ({"device": "cuda"}, "cpu only, not cuda"),
     ],
 )

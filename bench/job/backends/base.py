@@ -20,6 +20,17 @@ class Program:
     module: nn.Module
     example: tuple[torch.Tensor, ...]
 
+    def to(self, dtype: str, device: str = "cpu") -> Program:
+        """There, with weights and floating inputs of this type; ``module`` itself is changed."""
+        kind = getattr(torch, dtype)
+        return Program(
+            self.module.to(device, kind),
+            tuple(
+                one.to(device, kind if one.is_floating_point() else one.dtype)
+                for one in self.example
+            ),
+        )
+
 
 Programs = Mapping[str, Program]
 
@@ -85,11 +96,10 @@ class Compiled:
 
 
 class Backend(Protocol):
-    """One way to run a model."""
+    """One way to run a model. ``dtypes`` is what it computes in, by the device that it runs on."""
 
     slow_by_nature: bool
-    dtypes: tuple[str, ...]
-    devices: tuple[str, ...]
+    dtypes: Mapping[str, tuple[str, ...]]
 
     def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
         """Compile and load every program, with weights of ``spec.dtype``."""

@@ -60,9 +60,8 @@ class OnnxReady:
 class OnnxRuntime:
     slow_by_nature = False
     # Its CPU kernels of 16 bits are few: around the others it casts to float32 and back, and what
-    # was measured would be the casts.
-    dtypes = ("float32",)
-    devices = ("cpu",)  # the package for GPUs is another one, onnxruntime-gpu
+    # was measured would be the casts. The package for GPUs is another one, onnxruntime-gpu.
+    dtypes: Mapping[str, tuple[str, ...]] = {"cpu": ("float32",)}
 
     def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
         runtime = _runtime()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 
 import torch
 from torch._inductor import config
@@ -16,7 +17,6 @@ from bench.catalog import DEVICES, DTYPES
 from bench.job.backends.base import Compiled, Prepared, Programs
 from bench.job.backends.torch_eager import (
     TorchReady,
-    example_for,
     modules_for,
     no_artefact,
     target_of,
@@ -26,8 +26,7 @@ from bench.record import JobSpec
 
 class TorchCompile:
     slow_by_nature = False
-    dtypes = DTYPES
-    devices = DEVICES
+    dtypes: Mapping[str, tuple[str, ...]] = dict.fromkeys(DEVICES, DTYPES)
 
     def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
         modules = modules_for(spec, programs)
@@ -39,7 +38,7 @@ class TorchCompile:
         # what is compiled without gradients, as ``run`` is.
         with config.patch(freezing=True) if frozen else contextlib.nullcontext():
             for name, program in programs.items():
-                ready.run(name, *example_for(spec, program))
+                ready.run(name, *program.to(spec.dtype, spec.device).example)
         ready.synchronize()
         return Prepared(
             ready,

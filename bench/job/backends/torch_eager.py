@@ -9,7 +9,7 @@ import torch
 
 from bench.catalog import DEVICES, DTYPES
 from bench.errors import UsageFault
-from bench.job.backends.base import Compiled, Prepared, Program, Programs
+from bench.job.backends.base import Compiled, Prepared, Programs
 from bench.job.profile import kineto
 from bench.job.profile.events import Recording
 from bench.record import JobSpec
@@ -56,17 +56,7 @@ def modules_for(spec: JobSpec, programs: Programs) -> dict[str, torch.nn.Module]
         UsageFault: the device is cuda and PyTorch sees none.
     """
     require_device(spec.device)
-    dtype = getattr(torch, spec.dtype)
-    return {name: program.module.to(spec.device, dtype) for name, program in programs.items()}
-
-
-def example_for(spec: JobSpec, program: Program) -> list[torch.Tensor]:
-    """The program's example inputs on the spec's device, floating ones in its type."""
-    dtype = getattr(torch, spec.dtype)
-    return [
-        tensor.to(spec.device, dtype if tensor.is_floating_point() else tensor.dtype)
-        for tensor in program.example
-    ]
+    return {name: one.to(spec.dtype, spec.device).module for name, one in programs.items()}
 
 
 def require_device(device: str) -> None:
@@ -91,8 +81,7 @@ def target_of(device: str) -> dict[str, str]:
 
 class TorchEager:
     slow_by_nature = False
-    dtypes = DTYPES
-    devices = DEVICES
+    dtypes: Mapping[str, tuple[str, ...]] = dict.fromkeys(DEVICES, DTYPES)
 
     def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
         ready = TorchReady(modules_for(spec, programs), spec.device)

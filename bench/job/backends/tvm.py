@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from bench.catalog import DEVICES
 from bench.errors import UsageFault
 from bench.job import artefacts
 from bench.job.artefacts import Artefact
@@ -57,14 +56,17 @@ class TvmReady:
             self.programs = plain
 
 
+ON_CPU = {"cpu": ("float32",)}
+ON_GPU = {"cuda": ("float32", "float16")}
+
+
 @dataclass(frozen=True)
 class Tvm:
     """The TVM backend that compiles with ``pipeline``."""
 
     pipeline: str
     slow_by_nature: bool = False
-    dtypes: tuple[str, ...] = ("float32",)
-    devices: tuple[str, ...] = DEVICES
+    dtypes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {**ON_CPU, **ON_GPU})
 
     def prepare(self, spec: JobSpec, programs: Programs) -> Prepared:
         compile_target = target_of(spec)
@@ -128,9 +130,10 @@ class Tvm:
         found = artefacts.get(root, key)
         if found is not None:
             return found
+        typed = program.to(spec.dtype)
         compiled = build.compile_module(
-            program.module,
-            program.example,
+            typed.module,
+            typed.example,
             self.pipeline,
             compile_target,
             tuned.traces if tuned else None,
@@ -175,15 +178,15 @@ def _gpu_arch() -> str:
 TVM_NONE = Tvm("none", slow_by_nature=True)
 TVM_DEFAULT = Tvm("default")
 TVM_OPTIMIZED = Tvm("optimized")
-TVM_TUNED = Tvm("tuned", devices=("cpu",))
-TVM_BF16 = Tvm("bf16", devices=("cpu",))
-TVM_INT8 = Tvm("int8", devices=("cpu",))
+TVM_TUNED = Tvm("tuned", dtypes=ON_CPU)
+TVM_BF16 = Tvm("bf16", dtypes=ON_CPU)
+TVM_INT8 = Tvm("int8", dtypes=ON_CPU)
 
 # The rungs between "none" and "optimized". Without our kernels they are as slow as the first.
 TVM_LADDER_FUSED = Tvm("ladder-fused", slow_by_nature=True)
 TVM_LADDER_DLIGHT = Tvm("ladder-dlight", slow_by_nature=True)
-TVM_LADDER_KERNELS = Tvm("ladder-kernels", devices=("cpu",))
-TVM_LADDER_PACKED = Tvm("ladder-packed", devices=("cpu",))
-TVM_LADDER_EPILOGUES = Tvm("ladder-epilogues", devices=("cpu",))
-TVM_LADDER_WEIGHTS = Tvm("ladder-weights", devices=("cuda",))
-TVM_LADDER_ATTENTION = Tvm("ladder-attention", devices=("cuda",))
+TVM_LADDER_KERNELS = Tvm("ladder-kernels", dtypes=ON_CPU)
+TVM_LADDER_PACKED = Tvm("ladder-packed", dtypes=ON_CPU)
+TVM_LADDER_EPILOGUES = Tvm("ladder-epilogues", dtypes=ON_CPU)
+TVM_LADDER_WEIGHTS = Tvm("ladder-weights", dtypes=ON_GPU)
+TVM_LADDER_ATTENTION = Tvm("ladder-attention", dtypes=ON_GPU)

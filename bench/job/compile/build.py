@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+# What a model may compute in, by the kind of target: the CPU's kernels are float32's.
+FLOATS = {"llvm": (torch.float32,), "cuda": (torch.float32, torch.float16)}
+
+
 @dataclass(frozen=True)
 class Compiled:
     """Code, and the parameters in the layout that the code expects them in.
@@ -77,7 +81,7 @@ def compile_module(
     api.plan_threads(target.cores)
     start = time.perf_counter()
     with cudacc.compiler_for(target):
-        imported = import_module(module, example)
+        imported = import_module(module, example, FLOATS[target.kind])
         lowered = chosen.apply(imported.mod, target, tuned)
         with cudacc.refusals(target):
             executable = api.compile_lowered(lowered, target.tvm())

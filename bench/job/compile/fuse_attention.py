@@ -48,7 +48,9 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
         super().__init__(mod)
         self.target = target
         self.main = mod["main"]
-        self.graph = Graph(self.main)
+        halves = any(api.shape_of(param, "float16") is not None for param in self.main.params)
+        self.dtype = "float16" if halves else "float32"
+        self.graph = Graph(self.main, self.dtype)
 
     def rewrite(self) -> Any:
         main = self.visit_expr(self.main)
@@ -58,7 +60,7 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
     def visit_call_(self, call: Any) -> Any:
         """A kernel, where ``call`` puts the heads of an attention together."""
         replacement = None
-        if api.is_call(call, "relax.reshape"):
+        if api.is_call(call, "relax.reshape") and api.shape_of(call, self.dtype) is not None:
             found = self._merged(call.args[0])
             if found is not None:
                 replacement = self._attention(found, call)
@@ -105,7 +107,9 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
         if self.target.kind == "cuda":
             if not gpu_attention.fits(heads.d):
                 return None
-            kernel = gpu_attention.attention(*sizes, scale=scale, causal=causal)
+            kernel = gpu_attention.attention(*sizes, scale=scale, causal=causal, dtype=self.dtype)
+        elif self.dtype != "float32":
+            return None
         else:
             kernel = attention.attention(*sizes, scale=scale, causal=causal, target=self.target)
         shape = (heads.b, heads.t, 3, heads.h, heads.d)
@@ -121,10 +125,10 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
         if cached is None or own is None:
             return None
         earlier = self.graph.call(self.graph.matrices(cached.args[0]), "relax.strided_slice")
-        values = self.graph.matrices(cached.args[1])
+        values = self.graph.bare(self.graph.matrices(cached.args[1]))
         last = self.graph.call(own.args[0], "relax.strided_slice")
-        shape = api.float32_shape(values)
-        if earlier is None or last is None or not earlier.args[0].same_as(last.args[0]):
+        shape = api.shape_of(values, self.dtype)
+        if earlier is None or last is None or not self._same(earlier.args[0], last.args[0]):
             return None
         softmax = self.graph.call(last.args[0], "relax.nn.softmax")
         if softmax is None or shape is None or len(shape) != 4:
@@ -153,23 +157,27 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
         scaled = self.graph.matrices(scores.args[0])
         q, scale = self._scaled(scaled)
         heads = self._heads(q, product.args[1], own.args[1])
-        keys = self.graph.matrices(scores.args[1])
-        if heads is None or heads.t != 1 or not product.args[0].same_as(scaled):
+        keys = self.graph.bare(self.graph.matrices(scores.args[1]))
+        if heads is None or heads.t != 1 or not self._same(product.args[0], scaled):
             return None
         if [int(axis) for axis in alone.attrs.axis] not in ([-1], [3]):
             return None
         b, h, d = heads.b, heads.h, heads.d
-        if shape != (b, h, s, d) or api.float32_shape(keys) != (b, h, d, s):
+        if shape != (b, h, s, d) or api.shape_of(keys, self.dtype) != (b, h, d, s):
             return None
         args = [self._joint(heads, (b, 3, h, d)), *map(self.visit_expr, (keys, values, position))]
         if self.target.kind != "cuda":
+            if self.dtype != "float32":
+                return None
             kernel = attention.attend(b, h, d, s, scale=scale, target=self.target)
             return self._call(kernel, args, (b, h, d), call)
-        kernel, parts = gpu_attention.attend(b, h, d, s, scale=scale), gpu_attention.parts_of(s)
+        kernel = gpu_attention.attend(b, h, d, s, scale=scale, dtype=self.dtype)
+        parts = gpu_attention.parts_of(s)
         if parts == 1:
             return self._call(kernel, args, (b, h, d), call)
-        found = self._kernel(kernel, args, (b, h, parts, d + 2))
-        return self._call(gpu_attention.merge(b, h, d, parts), [found], (b, h, d), call)
+        found = self._kernel(kernel, args, (b, h, parts, d + 2), "float32")
+        merge = gpu_attention.merge(b, h, d, parts, dtype=self.dtype)
+        return self._call(merge, [found], (b, h, d), call)
 
     def _softmaxed(self, weights: Any) -> Any:
         """The scores that ``weights`` are the softmax of.
@@ -182,7 +190,7 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
         if softmax is None:
             return None
         scores = softmax.args[0]
-        shape = api.float32_shape(scores) or ()
+        shape = self.graph.shape(scores) or ()
         if int(softmax.attrs.axis) not in (-1, len(shape) - 1):
             return None
         if guard is not None:
@@ -203,7 +211,9 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
                 return False
             condition = call.args[0]
         lowest = self.graph.constant(call.args[1])
-        return bool(condition.same_as(scores) and lowest is not None and lowest.item() == -math.inf)
+        return bool(
+            self._same(condition, scores) and lowest is not None and lowest.item() == -math.inf
+        )
 
     def _position(self, condition: Any, s: int) -> Any:
         """The variable (1,) that ``condition`` compares all places of a cache with."""
@@ -231,14 +241,14 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
             turned = self.graph.call(part, "relax.permute_dims")
             if turned is None or _axes(turned) != _HEADS_FIRST:
                 return None
-            third = self.graph.values.get(self.graph.reshaped(turned.args[0]))
+            third = self.graph.values.get(self.graph.bare(self.graph.reshaped(turned.args[0])))
             if not isinstance(third, relax.TupleGetItem) or third.index != index:
                 return None
             split = self.graph.call(third.tuple_value, "relax.split")
             if split is None:
                 return None
             joint.append(split)
-        whole, shape = api.float32_shape(joint[0].args[0]), api.float32_shape(q)
+        whole, shape = api.shape_of(joint[0].args[0], self.dtype), self.graph.shape(q)
         if whole is None or shape is None or len(shape) != 4:
             return None
         if not all(part.args[0].same_as(joint[0].args[0]) for part in joint):
@@ -254,13 +264,16 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
     def _joint(self, heads: _Heads, shape: tuple[int, ...]) -> Any:
         return self.builder_.emit(relax.op.reshape(self.visit_expr(heads.joint), list(shape)))
 
-    def _kernel(self, kernel: Any, args: list[Any], shape: tuple[int, ...]) -> Any:
+    def _same(self, one: Any, other: Any) -> bool:
+        return bool(self.graph.bare(one).same_as(self.graph.bare(other)))
+
+    def _kernel(self, kernel: Any, args: list[Any], shape: tuple[int, ...], dtype: str) -> Any:
         var = self.builder_.add_func(kernel, api.kernel_name(kernel))
-        return self.builder_.emit(relax.call_tir(var, args, api.tensor_type(shape)))
+        return self.builder_.emit(relax.call_tir(var, args, api.tensor_type(shape, dtype)))
 
     def _call(self, kernel: Any, args: list[Any], shape: tuple[int, ...], call: Any) -> Any:
-        result = self._kernel(kernel, args, shape)
-        return relax.op.reshape(result, list(api.float32_shape(call) or ()))
+        result = self._kernel(kernel, args, shape, self.dtype)
+        return relax.op.reshape(result, list(api.shape_of(call, self.dtype) or ()))
 
 
 def _axes(permuted: Any) -> list[int]:

@@ -37,9 +37,14 @@ def integers(expr: Any) -> tuple[int | None, ...]:
 
 
 class Graph:
-    """The bindings of ``main`` as imported."""
+    """The bindings of ``main`` as imported; ``dtype`` is what the model computes in.
 
-    def __init__(self, main: Any) -> None:
+    In float16 a step to float32 or back is looked through: which sums are rounded on the way is
+    for a kernel to choose. In float32 it is not, for there it is the model's own.
+    """
+
+    def __init__(self, main: Any, dtype: str = "float32") -> None:
+        self._floats = ("float32",) if dtype == "float32" else (dtype, "float32")
         self.values: dict[Any, Any] = {
             binding.var: binding.value for block in main.body.blocks for binding in block.bindings
         }
@@ -54,9 +59,25 @@ class Graph:
         """Whether one binding, and nothing else, reads ``var``."""
         return self._uses[var] == 1
 
+    def shape(self, expr: Any) -> tuple[int, ...] | None:
+        """The shape of a tensor of what the model computes in, where it is constant; else None."""
+        found = (api.shape_of(expr, dtype) for dtype in self._floats)
+        return next((shape for shape in found if shape is not None), None)
+
+    def bare(self, var: Any) -> Any:
+        """What ``var`` is a copy of in another precision, where such are looked through."""
+        while len(self._floats) > 1:
+            value: Any = self.values.get(var)
+            if not api.is_call(value, "relax.astype"):
+                break
+            if self.shape(value.args[0]) is None or self.shape(var) is None:
+                break
+            var = value.args[0]
+        return var
+
     def call(self, var: Any, *operators: str) -> Any:
         """The call of one of these operators that ``var`` is bound to; None if it is not."""
-        value = self.values.get(var)
+        value = self.values.get(self.bare(var))
         known = value is not None and any(api.is_call(value, name) for name in operators)
         return value if known else None
 
@@ -64,7 +85,7 @@ class Graph:
         """What ``var`` shows, maybe in another shape: the same elements in the same order."""
         while True:
             value = self.call(var, "relax.reshape", "relax.broadcast_to")
-            if value is None or _count(value.args[0]) != _count(var):
+            if value is None or self._count(value.args[0]) != self._count(var):
                 return var
             var = value.args[0]
 
@@ -72,9 +93,9 @@ class Graph:
         """As ``reshaped``, but only as far as the last two axes stay what they are."""
         while True:
             value = self.call(var, "relax.reshape", "relax.broadcast_to")
-            if value is None or _count(value.args[0]) != _count(var):
+            if value is None or self._count(value.args[0]) != self._count(var):
                 return var
-            before, after = (api.float32_shape(expr) for expr in (value.args[0], var))
+            before, after = (self.shape(expr) for expr in (value.args[0], var))
             if before is None or after is None or before[-2:] != after[-2:]:
                 return var
             var = value.args[0]
@@ -84,6 +105,7 @@ class Graph:
 
         Knows what masks are made of, no more.
         """
+        var = self.bare(var)
         value = self.values.get(var, var)
         literal = api.constant(value)
         if literal is not None or value is var:
@@ -110,7 +132,6 @@ class Graph:
         result: np.ndarray = _NUMPY[name](*args)
         return result
 
-
-def _count(expr: Any) -> int | None:
-    shape = api.float32_shape(expr)
-    return None if shape is None else math.prod(shape)
+    def _count(self, expr: Any) -> int | None:
+        shape = self.shape(expr)
+        return None if shape is None else math.prod(shape)

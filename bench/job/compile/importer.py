@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,19 +22,24 @@ class Imported:
     params: list[np.ndarray]
 
 
-def import_module(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Imported:
+def import_module(
+    module: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    floats: Sequence[torch.dtype] = (torch.float32,),
+) -> Imported:
     """``module`` as Relax for the shapes of ``example``; a tied weight is one parameter.
 
     Raises:
-        UsageFault: a parameter or buffer is floating point but not float32, two inputs are one
-            tensor, or TVM's importer has no rule, or a wrong one, for an operator.
+        UsageFault: a parameter or buffer is floating point and none of ``floats``, two inputs are
+            one tensor, or TVM's importer has no rule, or a wrong one, for an operator.
     """
     check.require_distinct(example)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+        if tensor.is_floating_point() and tensor.dtype not in floats:
+            known = [str(kind).removeprefix("torch.") for kind in floats]
             raise UsageFault(
-                f"cannot compile: '{name}' is {tensor.dtype}, not torch.float32",
-                hint="use --dtype float32",
+                f"cannot compile: '{name}' is {tensor.dtype}, not {' or '.join(known)}",
+                hint=f"use --dtype {known[0]}",
             )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch.export's own

@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import statistics
-import sys
-import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +40,6 @@ class Search:
     """Searches for schedules of tasks on one target, with one database and one cost model."""
 
     def __init__(self, directory: Path, target: Any, cores: int, batch: int, seed: int) -> None:
-        _leave_out_intrinsics()
         self._ms = names.find("meta_schedule")
         self.target, self._cores, self._batch, self._seed = target, cores, batch, seed
         self._database = self._ms.database.JSONDatabase(work_dir=str(directory))
@@ -158,14 +155,3 @@ def _failed(stage: str, said: str) -> str:
 
 def _median_ms(seconds: Any) -> float:
     return statistics.median(float(one) for one in seconds) * 1e3
-
-
-def _leave_out_intrinsics() -> None:
-    """Have MetaSchedule find an empty module where it imports the hardware intrinsics.
-
-    They are some hundred TensorIR functions, parsed anew in every process: tens of seconds, in
-    which a builder could build all of a batch. No rule that is used here asks for one.
-    """
-    name = names.tensor_intrin_module()
-    if name not in sys.modules:
-        sys.modules[name] = types.ModuleType(name)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
+import sys
+import types
 from typing import Any
 
 import tvm_ffi
@@ -36,6 +39,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "cc": ("tvm.support.cc", "tvm.contrib.cc"),
     "nvcc": ("tvm.support.nvcc", "tvm.contrib.nvcc"),
 }
+INTRINSICS = ("tvm.s_tir.tensor_intrin", "tvm.tir.tensor_intrin")
 
 
 def find(name: str) -> Any:
@@ -63,6 +67,23 @@ def _lookup(path: str) -> Any:
     return getattr(_lookup(parent), last, None) if parent else None
 
 
+def _lean_intrinsics() -> None:
+    """Have TVM find its package of hardware intrinsics without any of them in it.
+
+    They are some hundred TensorIR functions for every kind of hardware, parsed anew in each
+    process that asks for one kind, as dlight does, or for none, as MetaSchedule does: a minute and
+    more of a slow core's time. A module of the package is still imported where it is named.
+    """
+    for name in INTRINSICS:
+        parent = name.rpartition(".")[0]
+        spec = importlib.util.find_spec(name) if _lookup(parent) is not None else None
+        if spec is not None and name not in sys.modules:
+            package = types.ModuleType(name)
+            package.__path__ = list(spec.submodule_search_locations or ())
+            sys.modules[name] = package
+
+
+_lean_intrinsics()
 tirx = find("tirx")
 T = find("T")
 Schedule = find("Schedule")
@@ -176,11 +197,3 @@ def remap_var(mutator: Any, old: Any, new: Any) -> None:
 def importable_operators() -> frozenset[str]:
     """The operators that the importer of this version has a rule for, as "add.Tensor"."""
     return frozenset(ExportedProgramImporter().convert_map)
-
-
-# --- MetaSchedule -----------------------------------------------------------------------------
-
-
-def tensor_intrin_module() -> str:
-    """The module of hardware intrinsics that MetaSchedule imports beside itself."""
-    return f"{find('meta_schedule').__name__.rpartition('.')[0]}.tensor_intrin"

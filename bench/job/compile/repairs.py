@@ -26,6 +26,12 @@ _PROMOTING = frozenset(
         *("sqrt", "rsqrt", "reciprocal"),
     ]
 )
+_HALVES = (torch.float16, torch.bfloat16)
+# Of 16-bit numbers TVM imports these products as float32 (and then fails at what follows).
+_PRODUCTS = (aten.mm.default, aten.bmm.default, aten.matmul.default)
+_BIASED_PRODUCTS = (aten.addmm.default, aten.baddbmm.default)
+# And these it sums up in 16 bits.
+_SUMS = (aten._softmax.default, aten.sum.dim_IntList, aten.mean.dim)
 _SCALED = (aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.add.Scalar, aten.sub.Scalar)
 _TRANSPARENT = (aten.clone.default, aten.lift_fresh_copy.default, aten.detach.default)
 
@@ -116,6 +122,8 @@ def _repaired(editor: _Editor, node: Any, known: dict[str, torch.Tensor]) -> Ite
         yield "truth values made integers"
     if name(node).partition(".")[0] in _PROMOTING:
         yield from _promoted(editor, node)
+    if isinstance(value(node), torch.Tensor) and value(node).dtype in _HALVES:
+        yield from _summed(editor, node)
 
 
 def _indexed(editor: _Editor, node: Any, known: dict[str, torch.Tensor]) -> Iterator[str]:
@@ -203,6 +211,20 @@ def _promoted(editor: _Editor, node: Any) -> Iterator[str]:
         yield f"arguments made {dtype}"
 
 
+def _summed(editor: _Editor, node: Any) -> Iterator[str]:
+    """What adds up 16-bit numbers does so in float32 and rounds once, as PyTorch has it.
+
+    The factors of a product stay what they are, for the GPU's tensor cores.
+    """
+    if node.target in _BIASED_PRODUCTS or node.target in _SUMS:
+        wide = editor.call(aten._to_copy.default, node.args[0], dtype=torch.float32)
+        node.args = (wide, *node.args[1:])
+    elif node.target not in _PRODUCTS:
+        return
+    editor.round_after(node)
+    yield "summed in float32, then rounded"
+
+
 class _Editor:
     """New nodes of a graph, each of which knows its shape and type."""
 
@@ -224,6 +246,17 @@ class _Editor:
         with self._mode:
             made.meta["val"] = target(*map(value, args), **kwargs)
         return made
+
+    def round_after(self, node: Any) -> None:
+        """Have ``node`` give float32, and what uses it a copy in the type that it had."""
+        with self._graph.inserting_after(node):
+            made = self._graph.call_function(
+                aten._to_copy.default, (node,), {"dtype": value(node).dtype}
+            )
+        made.meta.update(node.meta)
+        with self._mode:
+            node.meta["val"] = value(node).to(torch.float32)
+        node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
 
     def scale_after(self, node: Any, factor: float) -> None:
         """Have what uses ``node`` use it times ``factor``."""
