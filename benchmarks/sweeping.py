@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.errors import UsageFault
 from bench.host import runs
-from bench.host.history import identity
+from bench.host.sweep import measured
 from bench.record import RunRecord
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,9 +22,10 @@ def sweep(file: Path, out: Path) -> int:
 
 
 def records(folders: Iterable[Path], place: Path, hint: str) -> list[RunRecord]:
-    """The records of all runs in ``folders`` that measured anything, of each the oldest first.
+    """The records of all runs in ``folders`` that came to their end, of each the oldest first.
 
-    What was interrupted is left out: the sweep, once resumed, has another run in its place.
+    One that was cut short has fewer rounds than it was asked for; the sweep, once resumed, has
+    another in its place.
 
     Raises:
         UsageFault: there is none, which is told of ``place`` with ``hint``; or none measured
@@ -34,7 +35,11 @@ def records(folders: Iterable[Path], place: Path, hint: str) -> list[RunRecord]:
     if not found:
         raise UsageFault(f"no run under {place}", hint=hint)
     read = [runs.read_record(path / runs.RECORD) for path in found]
-    told = [record for record in read if identity.measured(record)]
+    told = [
+        record
+        for record in read
+        if any(row.latency_ms and measured.counts(row, record) for row in record.results)
+    ]
     if not told:
         raise UsageFault(f"no run under {place} measured anything", hint="invoke results")
     return told

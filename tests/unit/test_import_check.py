@@ -32,6 +32,11 @@ def whole(x: torch.Tensor) -> torch.Tensor:
     return x.round().half()
 
 
+def long(x: torch.Tensor) -> torch.Tensor:
+    """400 times as long, mostly positive: its sums are above 2048."""
+    return whole(x + 1).repeat(*[1] * (x.dim() - 1), 400)
+
+
 class Model(nn.Module):
     def __init__(self, operation: Operation, part: nn.Module | None = None) -> None:
         super().__init__()
@@ -167,18 +172,29 @@ REPAIRED: dict[str, tuple[Operation, tuple[torch.Tensor, ...]]] = {
     "a norm without a bias": (lambda m, x: F.layer_norm(x, (8,), m.cos[0, :1].expand(8)), (X,)),
     "a norm without a weight": (lambda m, x: F.layer_norm(x, (8,), None, x[0, 0]), (X,)),
     "a group norm without a bias": (lambda m, x: F.group_norm(x.mT, 2, x[0, 0]), (X,)),
-    # Whole numbers, so that what is summed in float32 is exact and what is not is far off.
-    "a product of 16 bits": (lambda m, x: (whole(x) @ whole(x).mT).float(), (X,)),
+    # Whole numbers, so that a sum in float32 is exact, and long enough that one in 16 bits is not.
+    "a product of 16 bits": (lambda m, x: (long(x) @ long(x).mT).float(), (X,)),
     "a product of bfloat16": (
         lambda m, x: (x.round().bfloat16() @ x[0].mT.bfloat16()).float(),
         (X.round(),),
     ),
     "a layer of 16 bits": (
-        lambda m, x: F.linear(whole(x), whole(x[0, :3]), whole(x[1, 0, :3])).float(),
+        lambda m, x: F.linear(long(x), long(x[0, :3]), whole(x[1, 0, :3])).float(),
         (X,),
     ),
-    "a sum of 16 bits": (lambda m, x: whole(x + 3).repeat(1, 1, 400).sum(-1).float(), (X,)),
-    "a mean of 16 bits": (lambda m, x: whole(x + 3).repeat(1, 1, 400).mean(-1).float(), (X,)),
+    "a sum of 16 bits": (lambda m, x: long(x).sum(-1).float(), (X,)),
+    "a sum of all": (lambda m, x: (long(x)[0, 0].sum() + whole(x)).float(), (X,)),
+    "a sum asked for in 16 bits": (
+        lambda m, x: (long(x) / 2).sum(-1, dtype=torch.float16).float(),
+        (X,),
+    ),
+    "a sum rounded before": (
+        lambda m, x: long(x).float().sum(-1, dtype=torch.float16).float(),
+        (X,),
+    ),
+    "a mean of 16 bits": (lambda m, x: long(x).mean(-1).float(), (X,)),
+    "a mean of all": (lambda m, x: (long(x)[0].mean() + whole(x)).float(), (X,)),
+    "a log of a softmax": (lambda m, x: (long(x) * 0).log_softmax(-1).float(), (X,)),
     "a softmax of 16 bits": (
         lambda m, x: (whole(x) * 0).repeat(1, 1, 400).softmax(-1).float() * 1000,
         (X,),

@@ -12,20 +12,18 @@ from bench.host.sweep import file
 from bench.host.sweep.matrix import expand
 from bench.record import JobSpec, RunRecord
 from benchmarks import peers
-from tests.unit.histories import record, rounds
+from tests.unit.histories import ended, record, rounds
 
 OURS, ORT, EAGER = "tvm-optimized", "onnxruntime", "torch-eager"
 
 
 def run(name: str, ort: float, count: int = 5, seed: int = 0) -> RunRecord:
-    return record(
-        name,
-        {
-            EAGER: rounds(30.0, count, seed=seed + 1),
-            ORT: rounds(ort, count, seed=seed + 2),
-            OURS: rounds(10.0, count, seed=seed + 3),
-        },
-    )
+    medians = {
+        EAGER: rounds(30.0, count, seed=seed + 1),
+        ORT: rounds(ort, count, seed=seed + 2),
+        OURS: rounds(10.0, count, seed=seed + 3),
+    }
+    return ended(record(name, medians))
 
 
 def row(lines: list[str]) -> list[str]:
@@ -57,11 +55,15 @@ def test_what_is_not_shown_to_be_faster_is_not_called_so(ort: float, count: int,
     assert row(peers.table(peers.collect([run("a", ort, count)])))[6] == told
 
 
-def test_what_was_interrupted_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_cut_short_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for whole in (True, False):
         made = runs.create(tmp_path / "1", JobSpec())
         one = run(made.run_id, 12.0)
-        made.publish(one if whole else one.model_copy(update={"results": []}), "")
+        # After two rounds of the peers and one of ours.
+        cut = record(
+            made.run_id, {EAGER: rounds(30.0, 2), ORT: rounds(12.0, 2), OURS: rounds(9.0, 1)}
+        )
+        made.publish(one if whole else cut, "")
     assert peers.main(["--table", "--runs", "1", "--out", str(tmp_path)]) == 0
     assert row(capsys.readouterr().out.splitlines())[-1] == "5 of 1 runs"
 

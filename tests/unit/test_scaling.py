@@ -14,7 +14,7 @@ from bench.host.sweep import file
 from bench.host.sweep.matrix import expand
 from bench.record import JobSpec, RunRecord
 from benchmarks import scaling
-from tests.unit.histories import record, rounds
+from tests.unit.histories import ended, record, rounds
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,7 +26,7 @@ EAGER = "torch-eager"
 
 def run(name: str, ms: float, **spec: object) -> RunRecord:
     """One run of ``spec`` in which TVM takes ``ms`` and PyTorch three times that."""
-    made = record(name, {EAGER: rounds(3 * ms, 3), AFTER: rounds(ms, 3)})
+    made = ended(record(name, {EAGER: rounds(3 * ms, 3), AFTER: rounds(ms, 3)}))
     told = JobSpec.model_validate({**made.spec.model_dump(), **spec}).recorded()
     return made.model_copy(update={"spec": told})
 

@@ -173,6 +173,7 @@ def sources_digest() -> str:
     # Stored beside the code are the parameters: these read them from a checkpoint and round them.
     loaders = [
         job / "quantise.py",
+        job / "backends" / "base.py",  # Program.to
         job / "weights.py",
         job / "tensors.py",
         job.parent / "checkpoint.py",

@@ -11,7 +11,6 @@ import functools
 import importlib
 import importlib.util
 import sys
-import types
 from typing import Any
 
 import tvm_ffi
@@ -75,12 +74,14 @@ def _lean_intrinsics() -> None:
     more of a slow core's time. A module of the package is still imported where it is named.
     """
     for name in INTRINSICS:
-        parent = name.rpartition(".")[0]
-        spec = importlib.util.find_spec(name) if _lookup(parent) is not None else None
-        if spec is not None and name not in sys.modules:
-            package = types.ModuleType(name)
-            package.__path__ = list(spec.submodule_search_locations or ())
-            sys.modules[name] = package
+        if name in sys.modules:
+            continue
+        try:
+            spec = importlib.util.find_spec(name)  # imports what it is in, not the package itself
+        except ModuleNotFoundError:
+            continue
+        if spec is not None:
+            sys.modules[name] = importlib.util.module_from_spec(spec)  # and never executed
 
 
 _lean_intrinsics()

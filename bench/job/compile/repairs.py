@@ -29,9 +29,11 @@ _PROMOTING = frozenset(
 _HALVES = (torch.float16, torch.bfloat16)
 # Of 16-bit numbers TVM imports these products as float32 (and then fails at what follows).
 _PRODUCTS = (aten.mm.default, aten.bmm.default, aten.matmul.default)
-_BIASED_PRODUCTS = (aten.addmm.default, aten.baddbmm.default)
 # And these it sums up in 16 bits.
-_SUMS = (aten._softmax.default, aten.sum.dim_IntList, aten.mean.dim)
+_SUMS = (
+    *(aten._softmax.default, aten._log_softmax.default),
+    *(aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim),
+)
 _SCALED = (aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.add.Scalar, aten.sub.Scalar)
 _TRANSPARENT = (aten.clone.default, aten.lift_fresh_copy.default, aten.detach.default)
 
@@ -212,13 +214,17 @@ def _promoted(editor: _Editor, node: Any) -> Iterator[str]:
 
 
 def _summed(editor: _Editor, node: Any) -> Iterator[str]:
-    """What adds up 16-bit numbers does so in float32 and rounds once, as PyTorch has it.
+    """Products, sums, means and softmax of 16-bit numbers in float32, rounded once as in PyTorch.
 
     The factors of a product stay what they are, for the GPU's tensor cores.
     """
-    if node.target in _BIASED_PRODUCTS or node.target in _SUMS:
-        wide = editor.call(aten._to_copy.default, node.args[0], dtype=torch.float32)
+    if node.target is aten.addmm.default or node.target in _SUMS:
+        given = node.args[0]
+        if value(given).dtype != value(node).dtype:  # it was asked to round before it sums up
+            given = editor.call(aten._to_copy.default, given, dtype=value(node).dtype)
+        wide = editor.call(aten._to_copy.default, given, dtype=torch.float32)
         node.args = (wide, *node.args[1:])
+        node.kwargs = {key: one for key, one in node.kwargs.items() if key != "dtype"}
     elif node.target not in _PRODUCTS:
         return
     editor.round_after(node)
