@@ -49,6 +49,7 @@ def committed(
     here = any(wanted.tag in one.tags for one in client.images.list())
     yield record, wanted, "present" if here else "built again"
     if not here:
+        # Not there where the rebuild failed, and with it the test.
         with contextlib.suppress(ImageNotFound):
             client.images.remove(wanted.tag, force=True)
 

@@ -56,8 +56,8 @@ class TvmReady:
             self.programs = plain
 
 
-ON_CPU = {"cpu": ("float32",)}
-ON_GPU = {"cuda": ("float32", "float16")}
+ON_CPU = {"cpu": build.FLOATS["llvm"]}
+ON_GPU = {"cuda": build.FLOATS["cuda"]}
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ __all__ = [
 
 
 # What a model may compute in, by the kind of target: the CPU's kernels are float32's.
-FLOATS = {"llvm": (torch.float32,), "cuda": (torch.float32, torch.float16)}
+FLOATS = {"llvm": ("float32",), "cuda": ("float32", "float16")}
 
 
 @dataclass(frozen=True)

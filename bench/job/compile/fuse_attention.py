@@ -49,7 +49,7 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
         self.target = target
         self.main = mod["main"]
         halves = any(api.shape_of(param, "float16") is not None for param in self.main.params)
-        self.dtype = "float16" if halves else "float32"
+        self.dtype = "float16" if halves and target.kind == "cuda" else "float32"
         self.graph = Graph(self.main, self.dtype)
 
     def rewrite(self) -> Any:
@@ -108,8 +108,6 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
             if not gpu_attention.fits(heads.d):
                 return None
             kernel = gpu_attention.attention(*sizes, scale=scale, causal=causal, dtype=self.dtype)
-        elif self.dtype != "float32":
-            return None
         else:
             kernel = attention.attention(*sizes, scale=scale, causal=causal, target=self.target)
         shape = (heads.b, heads.t, 3, heads.h, heads.d)
@@ -167,8 +165,6 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
             return None
         args = [self._joint(heads, (b, 3, h, d)), *map(self.visit_expr, (keys, values, position))]
         if self.target.kind != "cuda":
-            if self.dtype != "float32":
-                return None
             kernel = attention.attend(b, h, d, s, scale=scale, target=self.target)
             return self._call(kernel, args, (b, h, d), call)
         kernel = gpu_attention.attend(b, h, d, s, scale=scale, dtype=self.dtype)

@@ -25,7 +25,7 @@ class Imported:
 def import_module(
     module: torch.nn.Module,
     example: tuple[torch.Tensor, ...],
-    floats: Sequence[torch.dtype] = (torch.float32,),
+    floats: Sequence[str] = ("float32",),
 ) -> Imported:
     """``module`` as Relax for the shapes of ``example``; a tied weight is one parameter.
 
@@ -35,11 +35,11 @@ def import_module(
     """
     check.require_distinct(example)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if tensor.is_floating_point() and tensor.dtype not in floats:
-            known = [str(kind).removeprefix("torch.") for kind in floats]
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if tensor.is_floating_point() and dtype not in floats:
             raise UsageFault(
-                f"cannot compile: '{name}' is {tensor.dtype}, not {' or '.join(known)}",
-                hint=f"use --dtype {known[0]}",
+                f"cannot compile: '{name}' is {dtype}, not {' or '.join(floats)}",
+                hint=f"use --dtype {floats[0]}",
             )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch.export's own

@@ -74,12 +74,10 @@ def _lean_intrinsics() -> None:
     more of a slow core's time. A module of the package is still imported where it is named.
     """
     for name in INTRINSICS:
-        if name in sys.modules:
+        parent = _lookup(name.rpartition(".")[0])
+        if parent is None or name in sys.modules:
             continue
-        try:
-            spec = importlib.util.find_spec(name)  # imports what it is in, not the package itself
-        except ModuleNotFoundError:
-            continue
+        spec = importlib.util.find_spec(name)
         if spec is not None:
             sys.modules[name] = importlib.util.module_from_spec(spec)  # and never executed
 
