@@ -100,6 +100,8 @@ def build_image(
         "mirror": _BUILD_HELP["mirror"] + "; for --rebuild",
         "mirror-folder": _BUILD_HELP["mirror-folder"] + "; for --rebuild",
         "jobs": _BUILD_HELP["jobs"] + "; for --rebuild",
+        "ssh": _BUILD_HELP["ssh"] + "; for --rebuild",
+        "private-repo": "its address, where the image has one; for --rebuild",
     },
     iterable=("mirror",),
 )
@@ -114,6 +116,8 @@ def verify_image(
     mirror: list[str] | None = None,
     mirror_folder: str | None = None,
     jobs: str | None = None,
+    ssh: str | None = None,
+    private_repo: str | None = None,
 ) -> None:
     """Hold an image to its contract; or build it again and compare. Exit 1 if that fails."""
     from bench.errors import UsageFault
@@ -135,6 +139,8 @@ def verify_image(
             mirror=mirror or (),
             mirror_folder=mirror_folder,
             jobs=jobs,
+            ssh=ssh,
+            private_repo=private_repo,
         )
     elif files:
         reproduce.files(image, files)

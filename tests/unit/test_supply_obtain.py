@@ -158,6 +158,15 @@ def test_what_cannot_be_built_again_says_why(labels: dict[str, str], said: str) 
     assert said in str(rebuild.rebuild(wanted, "HEAD", ROOT, pins.load()))
 
 
+def test_a_private_repository_is_built_again_by_whoever_knows_its_address() -> None:
+    labels = {**LABELS, "io.gpt-frontend.private-commit": "2" * 40}
+    url = "git@host.example:me/it.git"
+    chosen = rebuild.asked(labels, pins.load(), url)
+    assert (chosen["private_repo"], chosen["private_ref"]) == (url, "2" * 40)
+    with pytest.raises(UsageFault, match="no private repository is in it"):
+        rebuild.asked(LABELS, pins.load(), url)
+
+
 def test_a_record_without_a_commit_or_of_a_strange_one_cannot_be_built(tmp_path: Path) -> None:
     wanted = WANTED.model_copy(update={"labels": LABELS})
     assert "names no commit" in str(rebuild.rebuild(wanted, None, ROOT, pins.load()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +42,10 @@ def built(request: BuildRequest = REQUEST, base: str = "debian:12@sha256:" + "d"
         digest="sha256:" + "a" * 64,
         content_id="c" * 64,
         profile="llvm10",
-        labels={"org.opencontainers.image.version": "0.1.0"},
+        labels={
+            "org.opencontainers.image.version": "0.1.0",
+            "io.gpt-frontend.private-commit": "1" * 40,
+        },
         request=request,
         tvm=tvm,
         base=base,
@@ -85,6 +89,11 @@ def test_what_went_in_is_named_by_digest() -> None:
     for path, commit in source.gitlinks.items():
         assert found[f"tvm/{path}"]["digest"] == {"gitCommit": commit}
     assert found["llvm"]["digest"] == {"sha256": pinned.llvm["10.0.0"].sha256}
+    assert found["private repository"] == {
+        "name": "private repository",
+        "uri": f"git+ssh://host.example/repo@{'1' * 40}",
+        "digest": {"gitCommit": "1" * 40},
+    }
     assert found["base"]["digest"] == {"sha256": "d" * 64}
     assert len(found["gpt-frontend"]["digest"]["gitCommit"]) == 40
     for lock in ("requirements.txt", "tvm-0.23.0.txt", "cuda.txt", "torch-cuda.txt"):
@@ -103,6 +112,15 @@ def test_nothing_of_this_machine_is_in_it() -> None:
     assert SECRET not in text and "mirror.example" not in text
     assert "ssh://host.example/repo" in text
     assert '"wheelhouse": true' in text
+
+
+def test_an_ssh_address_in_gits_short_form_is_named_without_its_user() -> None:
+    said = stated(request=replace(REQUEST, private_repo=f"{SECRET}@host.example:me/it.git"))
+    assert SECRET not in provenance.text(said)
+    definition = said["predicate"]["buildDefinition"]
+    assert definition["externalParameters"]["private_repo"] == "ssh://host.example/me/it.git"
+    uris = {one["name"]: one.get("uri") for one in definition["resolvedDependencies"]}
+    assert uris["private repository"] == f"git+ssh://host.example/me/it.git@{'1' * 40}"
 
 
 def test_a_file_gives_its_subject_and_another_is_refused(tmp_path: Path) -> None:

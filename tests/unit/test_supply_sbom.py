@@ -195,6 +195,17 @@ def test_nvidias_terms_are_named_where_they_hold(bill: Bill) -> None:
     assert "| GPL-3.0-or-later | 1 | bash |" in page
 
 
+def test_every_submodule_that_is_locked_has_its_licence(bill: Bill) -> None:
+    for source in pins.load().sources.values():
+        for path in source.gitlinks:
+            assert licences.of_submodule(path).expression, path
+    assert licences.of_submodule("3rdparty/new").words == (licences.UNSTATED,)
+    components = {one["name"]: one for one in json.loads(sbom.write(bill, "json"))["components"]}
+    assert components["3rdparty/zlib"]["licenses"] == [{"license": {"id": "Zlib"}}]
+    page = sbom.write(bill, "licences")
+    assert "## TVM's sources: 2" in page and "| Zlib | 1 | 3rdparty/zlib |" in page
+
+
 def test_a_bill_is_a_function_of_the_image(bill: Bill) -> None:
     text = sbom.write(bill, "json")
     assert text == sbom.write(bill, "json")

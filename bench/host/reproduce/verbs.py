@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 SHOWN = 30
 
 
-def rebuild(reference: str | None, *, as_json: bool, **options: Any) -> None:
+def rebuild(
+    reference: str | None, *, as_json: bool, private_repo: str | None = None, **options: Any
+) -> None:
     """Build an image again without cache and compare; ``options`` are of ``build_request``.
+
+    ``private_repo`` is the address of what the image has of a private repository.
 
     Raises:
         UsageFault: there is no such image, or this checkout makes another one.
@@ -36,7 +40,8 @@ def rebuild(reference: str | None, *, as_json: bool, **options: Any) -> None:
     client = endpoint.connect(where, os.environ)
     with endpoint.engine_errors(), working("building again, without cache") as say:
         found = _found(client, reference)
-        request = build_request(**{**labelled.asked(found.labels, pinned), **options})
+        chosen = labelled.asked(found.labels, pinned, private_repo)
+        request = build_request(**{**chosen, **options})
         outcome = rebuilding.rebuild(found, request, pinned, where, client, progress=say)
     _tell(outcome, as_json, "a second build gives")
 

@@ -47,6 +47,21 @@ _PYTHON = {
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "NVIDIA Proprietary Software": NVIDIA,
 }
+# TVM's submodules by the last part of their path, as the LICENSE of TVM (v0.23.0, v0.26.0) sums up
+# what their own files say. But zlib, which that puts under the Unlicense: its own text is Zlib's.
+_SUBMODULES = {
+    "OpenCL-Headers": "Apache-2.0",
+    "cnpy": "MIT",
+    "cutlass": "BSD-3-Clause",
+    "cutlass_fpA_intB_gemm": "Apache-2.0",
+    "dlpack": "Apache-2.0",
+    "dmlc-core": "Apache-2.0",
+    "libbacktrace": "BSD-3-Clause",
+    "libflash_attn": "BSD-3-Clause",
+    "rang": "Unlicense",
+    "tvm-ffi": "Apache-2.0",
+    "zlib": "Zlib",
+}
 _LONGEST = 80  # a License field beyond is the licence's text, not its name
 
 
@@ -88,6 +103,11 @@ def of_python(one: Distribution) -> Stated:
         return Stated(names=(_PYTHON.get(field, field),))
     named = tuple(dict.fromkeys(_PYTHON.get(each, each) for each in one.classifiers))
     return Stated(names=tuple(each for each in named if each != "OSI Approved"))
+
+
+def of_submodule(path: str) -> Stated:
+    """The licence of a submodule of TVM's; none where it is not a known one."""
+    return Stated(expression=_SUBMODULES.get(path.rpartition("/")[2], ""))
 
 
 def is_nvidia(one: Distribution, stated: Stated) -> bool:

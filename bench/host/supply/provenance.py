@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageFault
-from bench.host import content, git, pins, recipe
+from bench.host import content, git, known_hosts, pins, recipe
+from bench.host.image import LABELS
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -59,6 +60,8 @@ def statement(built: Built, pinned: pins.Pins, root: Path) -> dict[str, Any]:
     algorithm, _, digest = built.digest.partition(":")
     asked = asdict(built.request)
     external = {name: _public(asked[name]) for name in _ASKED if asked[name]}
+    if built.request.private_repo:
+        external["private_repo"] = _repository(built.request.private_repo)
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": built.tag, "digest": {algorithm: digest}}],
@@ -140,6 +143,12 @@ def _dependencies(built: Built, pinned: pins.Pins, root: Path) -> Iterator[dict[
     yield {"name": "base", "uri": f"docker://{name}", "digest": {algorithm: digest}}
     if built.tvm is not None:
         yield from _sources(built.tvm)
+    if private := built.labels.get(f"{LABELS}.private-commit"):
+        yield {
+            "name": "private repository",
+            "uri": f"git+{_repository(built.request.private_repo or '')}@{private}",
+            "digest": {"gitCommit": private},
+        }
     profile = pinned.profile(built.profile)
     for lock in content.lock_files(profile, built.tvm):
         path = root / "docker" / "locks" / lock
@@ -159,6 +168,13 @@ def _sources(tvm: recipe.TvmBuild) -> Iterator[dict[str, Any]]:
     if tvm.archive is not None:
         url, sha256 = _public(tvm.archive.url), tvm.archive.sha256
         yield {"name": "llvm", "uri": url, "digest": {"sha256": sha256}}
+
+
+def _repository(address: str) -> str:
+    """The URL of an ssh address, which git also takes as ``user@host:path``, without the user."""
+    if short := known_hosts.SCP.fullmatch(address):
+        return f"ssh://{short[1]}/{address.partition(':')[2].lstrip('/')}"
+    return str(_public(address))
 
 
 def _public(value: Any) -> Any:

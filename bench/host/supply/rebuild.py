@@ -27,8 +27,12 @@ def options(labels: Mapping[str, str], pinned: pins.Pins) -> list[str]:
     return words
 
 
-def asked(labels: Mapping[str, str], pinned: pins.Pins) -> dict[str, str | bool]:
+def asked(
+    labels: Mapping[str, str], pinned: pins.Pins, private_repo: str | None = None
+) -> dict[str, str | bool]:
     """The options of `invoke build-image`, by name, that make an image of these labels.
+
+    ``private_repo`` is the address of the repository whose commit the labels name without it.
 
     Raises:
         UsageFault: the labels are none of ours, or name what only its owner can bring.
@@ -38,12 +42,17 @@ def asked(labels: Mapping[str, str], pinned: pins.Pins) -> dict[str, str | bool]
         raise UsageFault(
             "its labels do not say what it was built from", hint="`invoke build-image` labels all"
         )
-    if f"{LABELS}.private-commit" in labels:
-        raise UsageFault(
-            "a private repository is in it, which only its owner can clone",
-            hint="build it by hand: invoke build-image --ssh default --private-repo URL",
-        )
     chosen: dict[str, str | bool] = {"profile": profile}
+    private = labels.get(f"{LABELS}.private-commit")
+    if private is not None:
+        if private_repo is None:
+            raise UsageFault(
+                "a private repository is in it, which only its owner can clone",
+                hint="name it: invoke verify-image --rebuild --ssh default --private-repo URL",
+            )
+        chosen |= {"private_repo": private_repo, "private_ref": private}
+    elif private_repo is not None:
+        raise UsageFault("no private repository is in it", hint="leave --private-repo out")
     base = labels.get(f"{LABELS}.base")
     if base and base not in (labels.get(f"{LABELS}.pin.base"), pinned.base_image.tag):
         chosen["base"] = base

@@ -200,7 +200,7 @@ def _sources(bill: Bill) -> Iterator[Component]:
                 path,
                 str(commit),
                 _purl("generic", None, f"tvm/{path}", str(commit)),
-                Stated(),
+                licences.of_submodule(path),
                 note="a submodule of TVM's sources, by its gitlink",
             )
     for one in bill.contents.repositories:
@@ -336,6 +336,10 @@ def _licences(bill: Bill) -> str:
         ("Debian packages", [(one.name, licences.of_debian(one)) for one in contents.packages]),
         ("Python packages", python),
     ]
+    tvm = (contents.built or {}).get("tvm", {})
+    if tvm.get("commit"):
+        submodules = [(path, licences.of_submodule(path)) for path in tvm.get("submodules", {})]
+        groups.append(("TVM's sources", [("tvm", Stated(expression="Apache-2.0")), *submodules]))
     said = (
         f"# Licences of what {bill.image.tag} carries\n\n{bill.image.digest or bill.image.id}\n\n"
     )

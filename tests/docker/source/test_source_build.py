@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.host import image, promise
+from bench.host.supply import sbom
 from tests.docker.source import servers, traces, trial
 from tests.docker.source.conftest import PREFIX, Forge
 from tests.docker.source.llvm_tarball import Archive
@@ -118,6 +119,23 @@ def test_checkout_is_what_is_locked(
     assert facts["versions"]["llvm"] == archive.version
     pins = built.trial.pins.versions
     assert [facts["versions"][name] for name in ("cmake", "ninja")] == [pins.cmake, pins.ninja]
+
+
+def test_bill_has_the_sources_and_the_llvm_as_they_are_locked(
+    built: Built, small: Project, archive: Archive, tmp_path: Path
+) -> None:
+    bill = built.trial.bill(built.image, tmp_path)
+    text = sbom.write(bill, "json")
+    listed = json.loads(text)["components"]
+    others = [one for one in listed if not one["purl"].startswith(("pkg:deb/", "pkg:pypi/"))]
+    found = {one["name"]: one for one in others}
+    assert len(found) == len(others)
+    assert set(found) == {"tvm", "llvm", "gpt-frontend", *small.gitlinks}
+    assert found["tvm"]["version"] == small.commit
+    assert {name: found[name]["version"] for name in small.gitlinks} == dict(small.gitlinks)
+    assert found["llvm"]["version"] == archive.version
+    assert found["llvm"]["hashes"] == [{"alg": "SHA-256", "content": archive.sha256}]
+    assert not [mark for mark in built.marks if mark in text]
 
 
 def test_packing_compiles_nothing_again(built: Built) -> None:

@@ -16,6 +16,9 @@ import pytest
 from bench.errors import UsageFault
 from bench.host import image
 from bench.host.engine.endpoint import Endpoint
+from bench.host.reproduce import rebuild
+from bench.host.supply import rebuild as labelled
+from bench.host.supply import sbom
 from tests.docker.source import ssh, traces
 from tests.docker.source.project import commit
 from tests.docker.source.ssh import SshServer
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = "me/private-models.git"
 CONTENT = "what nobody else may read"
+NOBODYS = "1" * 40  # a commit
 
 
 @dataclass(frozen=True)
@@ -86,17 +90,24 @@ def knowing(trial: Trial, folder: Path, socket: str, known_hosts: str) -> Trial:
 
 
 @pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the provenance of the image is kept."""
+    return tmp_path_factory.mktemp("beside")
+
+
+@pytest.fixture(scope="module")
 def made(
     prepared: Trial,
     private: Private,
     agent: str,
     client: DockerClient,
+    beside: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[image.Image]:
     """The image with the private repository in it."""
     home = tmp_path_factory.mktemp("home")
     build = knowing(prepared, home, agent, private.server.known_hosts)
-    made = build.image(ssh="default", private_repo=private.url, private_ref="main")
+    made = build.image(beside, ssh="default", private_repo=private.url, private_ref="main")
     yield made
     client.images.remove(made.tag)
 
@@ -112,17 +123,54 @@ def test_repository_is_in_the_image_at_its_commit(
     assert private.head in made.labels.values()
 
 
-def test_no_trace_of_the_key_in_any_layer(
-    made: image.Image, private: Private, agent: str, client: DockerClient, tmp_path: Path
-) -> None:
+def traces_of(private: Private, agent: str) -> list[str]:
+    """What may be nowhere: both halves of the key, the agent's socket, the host's key."""
     lines = private.key.read_text().splitlines()
     assert lines[0] == "-----BEGIN OPENSSH PRIVATE KEY-----"
     public = private.key.with_suffix(".pub").read_text().split()
     # The first line of a key is the same in all of them, so that only what is random is looked for.
-    marks = [*lines[2:-1], public[1], public[2], agent, private.server.host_key.split()[1]]
-    found = traces.found(client, made.id, [*marks, CONTENT], tmp_path)
+    return [*lines[2:-1], public[1], public[2], agent, private.server.host_key.split()[1]]
+
+
+def test_no_trace_of_the_key_in_provenance_or_bill(
+    made: image.Image, prepared: Trial, private: Private, agent: str, beside: Path, tmp_path: Path
+) -> None:
+    bill = prepared.bill(made, tmp_path)
+    written = [sbom.write(bill, form) for form in sbom.FORMATS]
+    stated = [path.read_text() for path in beside.iterdir() if path.is_file()]
+    assert len(stated) == 1, "there is no provenance, or something else beside it"
+    # Both tell of the repository, so that they were looked into; neither says what is in it.
+    assert private.head in stated[0] and private.head in written[0]
+    for text in (*written, *stated):
+        assert [mark for mark in (*traces_of(private, agent), CONTENT) if mark in text] == []
+
+
+def test_no_trace_of_the_key_in_any_layer(
+    made: image.Image, private: Private, agent: str, client: DockerClient, tmp_path: Path
+) -> None:
+    found = traces.found(client, made.id, [*traces_of(private, agent), CONTENT], tmp_path)
     assert [place for place in found if not place.startswith(CONTENT)] == []
     assert any("model.py" in place for place in found), "the search finds nothing"
+
+
+def test_image_with_the_repository_comes_out_the_same(
+    made: image.Image, prepared: Trial, private: Private, agent: str, tmp_path: Path
+) -> None:
+    """As by `verify-image --rebuild --ssh default --private-repo URL`."""
+    build = knowing(prepared, tmp_path, agent, private.server.known_hosts)
+    asked = labelled.asked(made.labels, build.pins, private.url)
+    assert asked["private_ref"] == private.head
+    outcome = rebuild.rebuild(
+        made,
+        build.request(ssh="default", private_repo=private.url, private_ref=private.head),
+        build.pins,
+        build.endpoint,
+        build.client,
+        environ=build.environ,
+        root=build.root,
+        folder=tmp_path,
+    )
+    assert outcome.record.same, outcome.record.differences[:20]
 
 
 def test_new_commit_makes_another_image(
@@ -144,8 +192,9 @@ def test_without_a_key_nothing_is_built(
         build.plan(**named, private_ref="main")
     assert private.url in fault.value.message
     assert "Permission denied" in fault.value.message
-    # A whole commit is not asked for beforehand: the build itself is refused.
-    failed = build.run("private", **named, private_ref=private.head)
+    # A whole commit is not asked for beforehand: the build itself is refused. Nobody has this one,
+    # so that nothing built before can serve.
+    failed = build.run("private", **named, private_ref=NOBODYS)
     assert "Permission denied (publickey)" in failed.told
     assert "ssh-add" in failed.told
 
@@ -163,7 +212,7 @@ def test_host_with_another_key_than_the_pinned_one_is_refused(
     pinned = f"{private.server.address} {' '.join(other)}\n"
     build = knowing(prepared, tmp_path, agent, pinned)
     named = {"ssh": "default", "private_repo": private.url}
-    failed = build.run("private", **named, private_ref=private.head)
+    failed = build.run("private", **named, private_ref=NOBODYS)
     assert "Host key verification failed" in failed.told
     before = private.server.log().count("Accepted publickey")
     with pytest.raises(UsageFault, match="Host key verification failed"):

@@ -19,6 +19,7 @@ from bench.host import buildx, image, mirrors, verify
 from bench.host.engine.endpoint import Endpoint
 from bench.host.pins import Llvm, Pins, Source
 from bench.host.recipe import BuildRequest
+from bench.host.supply import building, contents, obtain, sbom
 from tests.docker.source import llvm_tarball
 from tests.docker.source.helpers import ROOT
 from tests.docker.source.llvm_tarball import Archive
@@ -184,16 +185,33 @@ class Trial:
                 return ended.outcome
         raise AssertionError("nothing was built")
 
-    def image(self, **request: object) -> image.Image:
+    def bill(self, made: image.Image, folder: Path) -> sbom.Bill:
+        """The bill of materials of an image that was built so."""
+        listed = contents.ask(self.client, made.id, folder=folder)
+        reference = obtain.reference(self.client.images.get(made.id), made.tag)
+        return sbom.Bill(reference, sbom.created(""), listed, self.pins)
+
+    def image(self, beside: Path | None = None, /, **request: object) -> image.Image:
         """Build the whole image and tag it, by the same call as `invoke build-image`.
 
-        All but the question whether a GPT runs in it: the small project can compile none.
+        All but the question whether a GPT runs in it: the small project can compile none. Its
+        provenance is kept in the folder ``beside``, where one is given.
         """
+        planned = self.plan(**request)
         with pytest.MonkeyPatch.context() as patch:
             for name in ("verify", "write", "demand"):
                 patch.setattr(verify, name, lambda *_, **__: None)
-            return image.build(
-                self.plan(**request), self.pins, self.endpoint, self.client, environ=self.environ
+            if beside is None:
+                return image.build(
+                    planned, self.pins, self.endpoint, self.client, environ=self.environ
+                )
+            return building.build(
+                planned,
+                self.pins,
+                self.endpoint,
+                self.client,
+                environ=self.environ,
+                folder=beside,
             )
 
 
