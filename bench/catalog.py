@@ -72,6 +72,7 @@ TUNED: dict[str, str] = {"tvm-tuned": "bench.job.backends.tvm:TVM_TUNED"}
 GPU_RUNGS: dict[str, str] = {
     "tvm-ladder-weights": "bench.job.backends.tvm:TVM_LADDER_WEIGHTS",
     "tvm-ladder-attention": "bench.job.backends.tvm:TVM_LADDER_ATTENTION",
+    "tvm-ladder-cublas": "bench.job.backends.tvm:TVM_LADDER_CUBLAS",
 }
 GPU_LADDER = (BEFORE, *list(RUNGS)[:2], *GPU_RUNGS, AFTER)
 # AFTER on a CPU with its weights stored in fewer bits: not the same weights, so that the table has

@@ -19,7 +19,7 @@ import torch
 
 from bench import jobs
 from bench.catalog import GATED_CALLS, WEIGHT_DTYPES
-from bench.errors import BenchError
+from bench.errors import BenchError, NotHere
 from bench.generation import EvaluateSpec, GenerateSpec
 from bench.job import (
     backends,
@@ -37,7 +37,6 @@ from bench.job import (
 from bench.job.backends.base import Backend, Prepared, Programs
 from bench.job.profile import taking
 from bench.job.tune import supervise
-from bench.job.tune.database import NotTuned
 from bench.jobs import AnySpec
 from bench.limits import available_cores
 from bench.record import Fault, JobSpec, Parity, Result, StepReport, TvmLibrary
@@ -53,7 +52,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)  # so that training keeps its checkpoint
     try:
         report = run_step(step, spec, out, number)
-    except NotTuned as error:
+    except NotHere as error:
         fault = Fault(message=error.message, hint=error.hint, exit_code=error.exit_code)
         assert isinstance(spec, JobSpec)  # a row beside others: it does not fail their run
         skipped = {"status": "skipped", "reason": fault.told}
@@ -158,6 +157,7 @@ def _bench(
         update={
             "compile_s": prepared.compile_s,
             "compile_cached": prepared.compile_cached,
+            "tuning_s": prepared.tuning_s,
             "target": prepared.target,
             "artefact": prepared.artefact,
             "threads": spec.threads or available_cores(),  # what the runner gave both pools

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.errors import NotHere, UsageFault
 from bench.host import launch, report
 from bench.host.engine.base import Ending
 from bench.job import contract, death, runner, worker
@@ -46,6 +47,19 @@ def test_out_of_memory_says_what_takes_less(
     fault = step_that(torch.OutOfMemoryError("CUDA out of memory."), monkeypatch, tmp_path)
     assert "nvidia-smi" in str(fault.hint)
     assert step_that(ValueError("no"), monkeypatch, tmp_path).hint is None
+
+
+def test_what_a_backend_lacks_here_is_a_skipped_row_beside_the_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = step_that(NotHere("no such library", hint="another"), monkeypatch, tmp_path)
+    assert (fault.message, fault.exit_code) == ("no such library", 2)
+    report = StepReport.model_validate_json((tmp_path / "torch-eager.json").read_bytes())
+    assert report.result is not None and report.result.status == "skipped"
+    assert report.result.reason == "no such library (hint: another)"
+    step_that(UsageFault("not at all"), monkeypatch, tmp_path)
+    report = StepReport.model_validate_json((tmp_path / "torch-eager.json").read_bytes())
+    assert report.result is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import functools
 import re
 import shutil
 import subprocess
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,12 @@ import pytest
 import torch
 
 from bench import catalog
-from bench.errors import UsageFault
-from bench.host import ladder
+from bench.errors import NotHere, UsageFault
+from bench.host import breakeven, ladder
 from bench.job import backends, decoder, gpt
 from bench.job.backends.base import Program
 from bench.job.backends.tvm import Tvm
-from bench.job.compile import api, build, pipelines, target
+from bench.job.compile import api, build, gpu, pipelines, target
 from bench.job.compile.importer import import_module
 from tests.unit.cuda_on_cpu import cuda_sources
 from tests.unit.samples import record, result
@@ -41,11 +43,11 @@ def program(name: str, dtype: str = "float32") -> Program:
 @functools.cache
 def source(name: str, pipeline: str, arch: str, dtype: str = "float32") -> str:
     """All CUDA that ``pipeline`` makes of a program; its module's functions as comments."""
-    gpu, wanted = target.cuda(arch), program(name, dtype)
+    made_for, wanted = target.cuda(arch), program(name, dtype)
     imported = import_module(wanted.module, wanted.example, build.FLOATS["cuda"])
-    lowered = pipelines.pipeline(pipeline).apply(imported.mod, gpu)
+    lowered = pipelines.pipeline(pipeline).apply(imported.mod, made_for)
     names = sorted(str(var.name_hint) for var in lowered.functions)
-    executable = api.compile_lowered(lowered, gpu.tvm())
+    executable = api.compile_lowered(lowered, made_for.tvm())
     return "\n".join([*(f"// {one}" for one in names), *cuda_sources(executable)])
 
 
@@ -88,6 +90,90 @@ def test_in_float16_products_of_a_prompt_are_for_tensor_cores() -> None:
     # Factors of 16 bits, sums of 32.
     assert fragments == {("matrix_a", "half"), ("matrix_b", "half"), ("accumulator", "float")}
     assert "wmma" not in source("wide", "optimized", "sm_80")
+
+
+def composites(name: str, dtype: str = "float32") -> list[str]:
+    """The pattern of each product of a program that is partitioned off for cuBLAS."""
+    wanted = program(name, dtype)
+    imported = import_module(wanted.module, wanted.example, build.FLOATS["cuda"])
+    made_for = target.cuda("sm_80")
+    passes = [*pipelines.PASSES["attention"](made_for), gpu.partition_products()]
+    parted = api.run_passes(imported.mod, made_for.tvm(), passes)
+    functions = [func for func in parted.functions.values() if "Codegen" in (func.attrs or {})]
+    assert {func.attrs["Codegen"] for func in functions} <= {"cublas"}
+    calls = Counter(re.findall(r"(\w+_cublas)\(", parted["main"].script()))
+    named = {func.attrs["global_symbol"]: func for func in functions}
+    assert set(calls) == set(named)
+    return sorted(
+        pattern
+        for one, times in calls.items()
+        for pattern in re.findall(r'"Composite": "([\w.]+)"', named[one].script()) * times
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_products_of_a_prompt_are_for_cublas_where_a_tvm_has_it(dtype: str) -> None:
+    # Four a layer, with their biases; the head is of the last position alone.
+    assert Counter(composites("prefill", dtype)) == {"cublas.matmul_transposed_bias": 12}
+    assert composites("step", dtype) == []  # of one row
+
+
+def test_gelu_is_not_left_to_cublas_whose_own_is_by_tanh() -> None:
+    class Erf(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = torch.nn.Linear(8, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.gelu(self.up(x))
+
+    imported = import_module(Erf(), (torch.zeros(4, 8),), build.FLOATS["cuda"])
+    parted = api.run_passes(
+        imported.mod, target.cuda("sm_80").tvm(), [gpu.partition_products()]
+    ).script()
+    assert '"Composite": "cublas.matmul_transposed_bias"' in parted
+    assert "R.nn.gelu(" in parted.partition("def main")[2]
+
+
+@pytest.mark.parametrize(
+    ("product", "taken"),
+    [
+        (lambda x, w, b: x @ w, True),
+        (lambda x, w, b: x @ w + b, True),
+        (lambda x, w, b: b + x @ w.T, True),
+        (lambda x, w, b: x.reshape(2, 2, 8) @ w, True),
+        (lambda x, w, b: x[:1] @ w, False),  # one row
+        (lambda x, w, b: x @ w + b[:1], None),  # one element for all columns: without it
+        (lambda x, w, b: w @ w, False),  # one tensor in two roles
+        (lambda x, w, b: x.reshape(2, 2, 8) @ w.reshape(1, 8, 8), False),  # no matrix
+        (lambda x, w, b: x.reshape(2, 2, 8) @ w.reshape(2, 4, 8).permute(0, 2, 1), False),
+    ],
+)
+def test_only_what_its_generator_is_right_about_goes_to_cublas(
+    product: Callable[..., torch.Tensor], taken: bool | None
+) -> None:
+    class Product(torch.nn.Module):
+        def forward(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return product(x, w, b)
+
+    example = (torch.zeros(4, 8), torch.zeros(8, 8), torch.zeros(8))
+    imported = import_module(Product(), example, build.FLOATS["cuda"])
+    parted = api.run_passes(
+        imported.mod, target.cuda("sm_80").tvm(), [gpu.partition_products()]
+    ).script()
+    assert ('"Composite": "cublas.matmul' in parted) is (taken is not False)
+    if taken is None:
+        assert "_bias" not in parted
+
+
+def test_the_rung_of_cublas_says_that_this_tvm_has_none() -> None:
+    if gpu.library_products():
+        pytest.skip("this TVM was built with cuBLAS")
+    wanted = program("prefill")
+    mod = import_module(wanted.module, wanted.example, build.FLOATS["cuda"]).mod
+    with pytest.raises(NotHere, match="built without cuBLAS") as caught:
+        pipelines.pipeline("ladder-cublas").apply(mod, target.cuda("sm_80"))
+    assert "USE_CUBLAS" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("name", (*PROGRAMS, "wide"))
@@ -168,7 +254,7 @@ def test_the_ladder_of_a_gpu_has_rungs_of_its_own() -> None:
         assert (f"tvm-{backend.pipeline}", "cuda" in backend.dtypes) == (name, True)
     assert "cpu" not in backends.load("tvm-ladder-attention").dtypes
     assert "cuda" not in backends.load("tvm-ladder-packed").dtypes
-    assert ladder.backends(None, "cuda").split(",") == list(catalog.GPU_LADDER)
+    assert ladder.backends(None, "cuda").split(",") == [*catalog.GPU_LADDER, breakeven.COLD]
 
 
 def test_the_ladder_of_a_gpu_is_said_in_its_order() -> None:

@@ -59,6 +59,9 @@ PASSES: dict[str, Pass] = {
     "dlight-gpu": lambda _: [
         api.gpu_pass("Matmul", "GEMV", "Reduction", "GeneralReduction", "Fallback")
     ],
+    # Products by the vendor's library, where this TVM has it.
+    "cublas": lambda _: gpu.library_products(),
+    "cublas-required": lambda _: gpu.required_library_products(),
     # A weight is read as it lies: not transposed into memory anew at every call.
     "weights-gpu": lambda _: gpu.transposed_products(),
     "lower": lambda target: api.lowering_passes(target.tvm()),
@@ -134,7 +137,7 @@ _OPTIMIZED = Pipeline(
     "optimized",
     "fused attention, packed weights, register-tiled kernels, fused epilogues",
     _ours("attention", "epilogues"),
-    ("attention", *_WEIGHTS),
+    ("attention", "cublas", *_WEIGHTS),
     graphs=True,
 )
 _TUNED = Pipeline(
@@ -170,6 +173,12 @@ _RUNGS = (
 _GPU_RUNGS = (
     Pipeline("ladder-weights", "and weights read as they lie", (), _WEIGHTS),
     Pipeline("ladder-attention", "and attention as one kernel", (), ("attention", *_WEIGHTS)),
+    Pipeline(
+        "ladder-cublas",
+        "and products by cuBLAS, in a TVM built with it",
+        (),
+        ("attention", "cublas-required", *_WEIGHTS),
+    ),
 )
 # Each rung has what the one before it has, and one thing more; int8 instead of bf16. The last of a
 # GPU: CUDA graphs.
