@@ -142,6 +142,7 @@ def reads(device: str, size: int) -> list[Candidate]:
         "torch.sum": data.sum,
         "torch.sum of rows": lambda: matrix.sum(dim=1),
         "torch.max": data.max,
+        "torch.dot": lambda: torch.dot(data, data),  # what it reads twice is in a register
         "torch.mv": lambda: torch.mv(matrix, ones),
     }
     return [Candidate(name, float(size), call) for name, call in ways.items()]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bench.errors import UsageFault
-from bench.job.compile import api, cudacc, names, rewrite
+from bench.job.compile import api, cudacc, memory, names, rewrite
 from bench.job.compile.importer import import_module
 from bench.job.compile.library import tvm_build_id, tvm_library_path
 from bench.job.compile.pipelines import pipeline as find_pipeline
@@ -102,7 +102,10 @@ class Parameters:
         self.device = api.device(device)
         if not self.device.exist:
             raise UsageFault(f"TVM sees no '{device}' device", hint="run: invoke doctor")
-        self.tensors = [api.tensor(param, self.device) for param in params]
+        if device == "cpu":
+            self.tensors = memory.block(params)
+        else:
+            self.tensors = [api.tensor(param, self.device) for param in params]
 
 
 class Loaded:
