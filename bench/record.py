@@ -238,9 +238,10 @@ class Result(_Record):
     ``weight_dtype`` is the type that the matrices are stored in where that is not ``dtype``.
     ``peak_memory_mib`` is the peak resident memory of the backend's process on the host,
     compiling included; ``compile_cached`` tells that ``compile_s`` is from the run that
-    compiled. ``operators`` says where a call's time goes, ``roofline`` how near it comes to what
-    the machine can do. ``warmup_calls`` has the calls thrown away before sampling, one number for
-    each process; ``unstable`` says why the figures should not be quoted, if so.
+    compiled; ``tuning_s`` is what all searches for its programs took. ``operators`` says where a
+    call's time goes, ``roofline`` how near it comes to what the machine can do. ``warmup_calls``
+    has the calls thrown away before sampling, one number for each process; ``unstable`` says why
+    the figures should not be quoted, if so.
     """
 
     backend: str
@@ -255,6 +256,7 @@ class Result(_Record):
     reason: str | None = None
     compile_s: Annotated[float, Field(ge=0)] | None = None
     compile_cached: bool | None = None
+    tuning_s: Annotated[float, Field(ge=0)] | None = None
     latency_ms: Latency | None = None
     ttft_ms: Latency | None = None
     tokens_per_s: Annotated[float, Field(ge=0)] | None = None

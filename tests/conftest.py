@@ -48,8 +48,12 @@ def _gpu() -> bool:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """No test reads or fills the user's artefact store; they share one of their own."""
+    """No test reads or fills the user's artefact store; they share one of their own.
+
+    And one cache of Inductor's, which a local run has to itself where none is named.
+    """
     store = tmp_path_factory.getbasetemp() / "store"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPT_FRONTEND_STORE", str(store))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(store.with_name("torchinductor")))
         yield store

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from bench.catalog import AFTER, GPU_LADDER, LADDER, WEIGHT_ONLY
-from bench.host import stats
+from bench.host import breakeven, stats
 from bench.record import RunRecord
 
 
@@ -15,9 +15,10 @@ def rungs(device: str) -> tuple[str, ...]:
 
 
 def backends(also: str | None, device: str = "cpu") -> str:
-    """The rungs, comma-separated, and what else is named."""
+    """The rungs, comma-separated, the peer of their break-even, and what else is named."""
     names = [name for name in (also or "").split(",") if name.strip()]
-    return ",".join(dict.fromkeys([*rungs(device), *(name.strip() for name in names)]))
+    whole = [*rungs(device), breakeven.COLD, *(name.strip() for name in names)]
+    return ",".join(dict.fromkeys(whole))
 
 
 def lines(record: RunRecord) -> list[str]:

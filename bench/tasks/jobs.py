@@ -19,7 +19,7 @@ from bench.tasks.options import GPU, JOB, MCPU, PIN
         "tvm-default,tvm-optimized; also tvm-bf16,tvm-int8 (the weights' type, on a CPU)",
         "mcpu": MCPU,
         "ladder": "measure every rung from tvm-none to tvm-optimized, on a CPU on to tvm-bf16 and "
-        "tvm-int8, and --backends beside them",
+        "tvm-int8; torch-compile and --backends beside them",
         "repeats": "samples per backend, 10 or more (default: at least 10, for at least 3 s)",
         "rounds": "fresh processes per backend, in turn; 10 or more allow a verdict (default: 1)",
         "pin": PIN,

@@ -33,9 +33,14 @@ def test_a_run_with_both_rows_says_when() -> None:
     ]
     both = record().model_copy(update={"results": rows})
     (line,) = breakeven.lines(both)
-    assert line.startswith("break-even: after 2,000 calls, each 10.00 ms shorter;")
+    assert line.startswith("break-even: after 2,000 calls of tvm-optimized, each 10.00 ms shorter;")
     assert line in report.sentences(both)
     assert breakeven.lines(record().model_copy(update={"results": rows[:1]})) == []
+    found = {"compile_s": 30.0, "tuning_s": 600.0}
+    tuned = result("tvm-tuned", 8.0).model_copy(update=found)
+    _, line = breakeven.lines(record().model_copy(update={"results": [*rows, tuned]}))
+    assert line.startswith("break-even: after 51,667 calls of tvm-tuned, each 12.00 ms shorter;")
+    assert "tvm-tuned compiles in 30.0 s after 600 s of tuning, torch-compile in 10.0 s" in line
     slower = rows[1].model_copy(update={"latency_ms": result("torch-compile", 5.0).latency_ms})
     (line,) = breakeven.lines(record().model_copy(update={"results": [rows[0], slower]}))
     assert line.startswith("break-even: never")

@@ -62,6 +62,18 @@ def test_output_comes_line_by_line_with_stderr(
     assert lines == ["one", "two", paths, "\N{REPLACEMENT CHARACTER} no newline"]
 
 
+@pytest.mark.parametrize("named", [None, "/mine"])
+def test_inductors_cache_is_the_runs_own_where_the_user_names_none(
+    named: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Or the start of torch.compile that a run measures is warm from the run before."""
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    if named is not None:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", named)
+    _, lines = run(monkeypatch, tmp_path, "import os; print(os.environ['TORCHINDUCTOR_CACHE_DIR'])")
+    assert lines == [named or str(tmp_path / "scratch" / "torchinductor")]
+
+
 def test_an_exit_code_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ending, _ = run(monkeypatch, tmp_path, "raise SystemExit(7)")
     assert ending.reason() == "exit code 7"

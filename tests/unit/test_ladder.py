@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from bench.catalog import AFTER, BACKENDS, BEFORE, LADDER, RUNGS, TUNED, WEIGHT_ONLY
-from bench.host import ladder, request
+from bench.host import breakeven, ladder, request
 from bench.record import JobSpec
 from tests.unit.samples import record, result
 
 
 def test_rungs_are_known_but_run_only_when_asked_for() -> None:
     assert not {*RUNGS, *TUNED, *WEIGHT_ONLY} & set(JobSpec().backends)
-    assert request.spec_from(backends=ladder.backends(None)).backends == LADDER
+    asked = request.spec_from(backends=ladder.backends(None)).backends
+    assert asked == (*LADDER, breakeven.COLD)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ def test_rungs_are_known_but_run_only_when_asked_for() -> None:
     [("torch-eager", ("torch-eager",)), (" torch-eager , tvm-none", ("torch-eager",)), ("", ())],
 )
 def test_what_else_is_named_comes_after_the_rungs(also: str, more: tuple[str, ...]) -> None:
-    assert tuple(ladder.backends(also).split(",")) == (*LADDER, *more)
+    assert tuple(ladder.backends(also).split(",")) == (*LADDER, breakeven.COLD, *more)
 
 
 def test_the_ladder_leads_from_before_to_after_and_on_to_other_weights() -> None:

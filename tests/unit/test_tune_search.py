@@ -134,6 +134,8 @@ def test_tvm_tuned_takes_what_was_found_and_computes_the_same(
     database.write_best(place.program(key), {**best.tasks, head: {"trace": _trace(place, head)}})
     prepared = backend.TVM_TUNED.prepare(spec, {modes.FORWARD: program})
     assert prepared.compile_cached is False
+    trials = database.read_trials(place.program(key))
+    assert prepared.tuning_s == trials[-1].at_s > 0
     (tokens,) = program.example
     ready = prepared.ready
     out = ready.view(ready.run(modes.FORWARD, ready.stage(tokens))[0])

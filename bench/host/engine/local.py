@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from bench.catalog import SPEC_FILE, STORE_VARIABLE, input_variable
+from bench.catalog import SCRATCH_DIR, SPEC_FILE, STORE_VARIABLE, input_variable
 from bench.errors import JobFailed, UsageFault
 from bench.host import owner
 from bench.host.engine.base import Ending, Launch, OnLine
@@ -112,6 +112,8 @@ def _bound(pid: int, limits: Limits) -> None:
 def _environment(launch: Launch) -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {
+        # A run's own, as in a container: what torch.compile takes to start is no other run's.
+        "TORCHINDUCTOR_CACHE_DIR": str(launch.run_dir / SCRATCH_DIR / "torchinductor"),
         **os.environ,
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",

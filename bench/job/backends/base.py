@@ -76,11 +76,15 @@ class Recordable(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A backend made ready. ``compile_s`` is None where nothing is compiled."""
+    """A backend made ready. ``compile_s`` is None where nothing is compiled.
+
+    ``tuning_s`` is what searching for its schedules took, None where none were searched for.
+    """
 
     ready: Ready
     compile_s: float | None
     compile_cached: bool | None = None
+    tuning_s: float | None = None
     target: dict[str, Any] | None = None
     artefact: str | None = None
 

@@ -84,6 +84,7 @@ class Tvm:
             TvmReady(loaded),
             compile_s=sum(artefact.compile_s for artefact in done.values()),
             compile_cached=all(artefact.cached for artefact in done.values()),
+            tuning_s=_tuning_s(spec, programs, compile_target) if self.pipeline == TUNED else None,
             target=compile_target.to_dict(),
             artefact=_names(done),
         )
@@ -122,9 +123,7 @@ class Tvm:
         root = artefacts.store_root()
         tuned = None
         if self.pipeline == TUNED:
-            tuned = database.of(root, parts["tvm"], compile_target.to_dict()).read(
-                database.program_key(program_parts(spec, name, program)), spec
-            )
+            tuned = _tuned(compile_target).read(_tuned_key(spec, name, program), spec)
             parts["database"] = tuned.digest
         key = artefacts.key_of(parts)
         found = artefacts.get(root, key)
@@ -141,6 +140,24 @@ class Tvm:
         return artefacts.put(
             root, key, parts, compiled.export_library, compiled.params, compiled.compile_s
         )
+
+
+def _tuned(compile_target: CompileTarget) -> database.Database:
+    return database.of(artefacts.store_root(), build.tvm_build_id(), compile_target.to_dict())
+
+
+def _tuned_key(spec: JobSpec, name: str, program: Program) -> str:
+    return database.program_key(program_parts(spec, name, program))
+
+
+def _tuning_s(spec: JobSpec, programs: Programs, compile_target: CompileTarget) -> float | None:
+    """How long the searches for these programs took; None where their log is gone or damaged."""
+    keys = [_tuned_key(spec, name, program) for name, program in programs.items()]
+    try:
+        trials = database.read_trials(_tuned(compile_target).log(keys))
+    except database.Damaged:  # what is taken is in other files
+        return None
+    return database.spent_s(trials) if trials else None
 
 
 def _names(done: Mapping[str, Artefact]) -> str:
@@ -190,3 +207,4 @@ TVM_LADDER_PACKED = Tvm("ladder-packed", dtypes=ON_CPU)
 TVM_LADDER_EPILOGUES = Tvm("ladder-epilogues", dtypes=ON_CPU)
 TVM_LADDER_WEIGHTS = Tvm("ladder-weights", dtypes=ON_GPU)
 TVM_LADDER_ATTENTION = Tvm("ladder-attention", dtypes=ON_GPU)
+TVM_LADDER_CUBLAS = Tvm("ladder-cublas", dtypes=ON_GPU)

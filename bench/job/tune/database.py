@@ -19,14 +19,14 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from bench.errors import UsageFault
+from bench.errors import NotHere, UsageFault
 from bench.job import artefacts
 from bench.record import JobSpec
 from bench.tuning import TUNING_DIR, Trial
@@ -38,7 +38,7 @@ BEST = "best.json"
 _KEY_LENGTH = 16
 
 
-class NotTuned(UsageFault):
+class NotTuned(NotHere):
     """``tvm-tuned`` has nothing to take."""
 
 
@@ -107,6 +107,12 @@ class Database:
             yield
         finally:
             os.close(handle)
+
+    def log(self, programs: Sequence[str]) -> Path:
+        """Where the trials of a model's programs, named by their keys, are kept together."""
+        if len(programs) == 1:
+            return self.program(programs[0])
+        return self.program(program_key({"programs": list(programs)}))
 
     def read(self, program: str, spec: JobSpec) -> Best:
         """What ``tvm-tuned`` takes for a program.
@@ -185,6 +191,11 @@ def read_trials(directory: Path) -> list[Trial]:
             f"cannot read {path}: {str(error).splitlines()[0]}",
             hint=f"rm {path}; the schedules found are kept beside it",
         ) from error
+
+
+def spent_s(trials: Sequence[Trial]) -> float:
+    """How long all searches for a model's programs took, to the last trial that was kept."""
+    return trials[-1].at_s if trials else 0.0
 
 
 def append_trial(directory: Path, trial: Trial) -> None:

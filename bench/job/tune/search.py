@@ -18,7 +18,6 @@ from typing import Any
 from bench import jobs
 from bench.job import artefacts, driver, models, modes, progress
 from bench.job.tune import database
-from bench.job.tune.database import Database
 from bench.tuning import Stopped, Trial, TunedTask, TuneSpec, best_of, is_flat, ranked
 
 PLAN, AT, ENDED = "plan.json", "at", "ended"
@@ -72,11 +71,11 @@ class Tuner:
             kept += others
             self.tasks |= {task.key: task for task in found}
             self.rows += [_row(task, name) for task in found]
-        self.log = log_directory(self.database, list(self.programs.values()))
+        self.log = self.database.log([path.name for path in self.programs.values()])
         self.log.mkdir(parents=True, exist_ok=True)
         database.repair(self.log / database.TRIALS)  # or the next trial would end half a line
         self.trials = database.read_trials(self.log)
-        self.before_s = self.trials[-1].at_s if self.trials else 0.0
+        self.before_s = database.spent_s(self.trials)
         self.done = 0  # trials of this process
         self.sources = build.sources_digest()  # of the hand-written kernels, for one
         self.best: dict[str, dict[str, Any]] = {}
@@ -196,13 +195,6 @@ class Tuner:
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self.began
-
-
-def log_directory(where: Database, programs: list[Path]) -> Path:
-    """Where the trials of a model's programs are kept together."""
-    if len(programs) == 1:
-        return programs[0]
-    return where.program(database.program_key({"programs": [path.name for path in programs]}))
 
 
 def _row(task: Any, program: str) -> TunedTask:
