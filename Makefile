@@ -51,7 +51,7 @@ bench: setup ## measure GPT-2 before and after TVM's optimisation (ARGS="--model
 	@$(BIN)/invoke bench $(ARGS)
 
 .PHONY: benchmark
-benchmark: setup ## measure all backends on eight workloads, three times; print the table (hours)
+benchmark: setup ## measure all backends on eight workloads, three times; print the tables (hours)
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
 .PHONY: scaling

@@ -1,7 +1,8 @@
 """TVM against its peers, from several runs: ``python -m benchmarks.peers`` (``make benchmark``).
 
 Each run is a sweep of peers.toml in a directory of its own, and is resumed where it was
-interrupted. A table follows, as Markdown: one row a workload, rounds of all runs taken together.
+interrupted. A table follows, as Markdown: one row a workload, rounds of all runs taken together;
+and another of TVM against itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.catalog import AFTER, PEERS
+from bench.catalog import AFTER, BEFORE, PEERS, WEIGHT_ONLY
 from bench.errors import UsageFault
 from bench.host import stats
 from bench.host.stats import Ratio
@@ -22,6 +23,8 @@ from bench.record import RunRecord
 from benchmarks import sweeping
 
 SWEEP = Path(__file__).with_name("peers.toml")
+# TVM against itself: the slower of each pair first.
+OWN = ((BEFORE, AFTER), *((AFTER, name) for name in WEIGHT_ONLY))
 
 
 @dataclass
@@ -66,12 +69,12 @@ class Workload:
         timed = [(ms, peer) for peer in PEERS if (ms := self.ms(peer)) is not None]
         return min(timed)[1] if timed else None
 
-    def speedup(self, peer: str) -> Ratio | None:
-        """The time of ``peer`` over that of ``AFTER``: above 1, TVM is faster.
+    def speedup(self, slow: str, fast: str = AFTER) -> Ratio | None:
+        """The time of ``slow`` over that of ``fast``: above 1, ``fast`` is faster.
 
         None where their rounds are no pairs: one of them failed in a run.
         """
-        base, new = self.rounds.get(AFTER, []), self.rounds.get(peer, [])
+        base, new = self.rounds.get(fast, []), self.rounds.get(slow, [])
         if not base or len(base) != len(new):
             return None
         return stats.paired_ratio(base, new)
@@ -106,15 +109,32 @@ def table(workloads: Sequence[Workload]) -> list[str]:
     return lines
 
 
+def own_table(workloads: Sequence[Workload]) -> list[str]:
+    """The same of TVM against itself, for the workloads that have such a pair; [] for none."""
+    lines = []
+    for one in workloads:
+        for slow, fast in OWN:
+            if slow in one.rounds and fast in one.rounds:
+                times = (_number(one.ms(slow)), _number(one.ms(fast)))
+                cells = [one.name, f"{slow} → {fast}", *times, *_ratio(one, slow, fast)]
+                lines.append(f"| {' | '.join([*cells, str(len(one.rounds[fast]))])} |")
+    head = ["| workload | from → to | ms | ms | ratio | | rounds |", "|---" * 7 + "|"]
+    return lines and [*head, *lines]
+
+
 def _against(one: Workload) -> tuple[str, str]:
     peer = one.best_peer()
-    ratio = one.speedup(peer) if peer else None
+    return _ratio(one, peer, AFTER) if peer else ("-", "-")
+
+
+def _ratio(one: Workload, slow: str, fast: str) -> tuple[str, str]:
+    ratio = one.speedup(slow, fast)
     if ratio is None:
         return "-", "-"
     bounds = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.bounded else ""
-    # The ratio is the peer's time over ours: where the peer is slower, TVM is faster.
+    # Of the first one's time over the second's: where the first is slower, the second is faster.
     told = {"slower": "faster", "faster": "slower"}.get(found := stats.verdict(ratio), found)
-    return f"{ratio.estimate:.2f}{bounds}", f"{told} than {peer}" if told in _SHOWN else told
+    return f"{ratio.estimate:.2f}{bounds}", f"{told} than {slow}" if told in _SHOWN else told
 
 
 _SHOWN = ("faster", "slower")
@@ -147,7 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records = sweeping.records(folders, asked.out, "make benchmark")
     except UsageFault as fault:
         return sweeping.told(fault)
-    print("\n".join(table(collect(records))))
+    workloads = collect(records)
+    own = own_table(workloads)
+    print("\n".join([*table(workloads), *([""] if own else []), *own]))
     return 0
 
 

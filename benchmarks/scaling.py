@@ -143,6 +143,8 @@ def chart(growths: Sequence[Growth]) -> Chart:
 
 
 def _panel(canvas: Canvas, axes: Axes, growth: Growth) -> dict[str, Artist]:
+    from matplotlib.ticker import LogLocator
+
     title, unit, measured = AXES[growth.axis]
     canvas.dress(axes)
     handles: dict[str, Artist] = {}
@@ -166,6 +168,8 @@ def _panel(canvas: Canvas, axes: Axes, growth: Growth) -> dict[str, Artist]:
     axes.set_yscale("log")
     axes.set_xticks(growth.places, [f"{place:,}" for place in growth.places])
     axes.minorticks_off()
+    # A panel may span less than one power of ten, and still wants a figure or two beside it.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(lambda value, _: number(value))
     axes.set_title(title)
     axes.set_xlabel(unit)

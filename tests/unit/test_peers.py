@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.catalog import PEERS
+from bench.catalog import BEFORE, PEERS, WEIGHT_ONLY
 from bench.host import runs
 from bench.host.sweep import file
 from bench.host.sweep.matrix import expand
@@ -86,8 +86,28 @@ def test_the_file_asks_for_every_workload_and_peer_that_the_table_is_for() -> No
         ("bert-base", "encode", 128, 1),
         ("gpt-nano", "prefill", 64, 1),
     }
+    also = {("prefill", 64, 1): {BEFORE}, ("decode", 128, 1): set(WEIGHT_ONLY)}
     for cell in cells.possible:
-        assert set(cell.spec.backends) == {*PEERS, OURS}
+        spec = cell.spec
+        place = (spec.mode, spec.seq_len, spec.batch_size)
+        more = also.get(place, set()) if spec.model == "gpt2" else set()
+        assert set(spec.backends) == {*PEERS, OURS, *more}
+
+
+def test_tvm_is_held_against_itself_where_both_were_measured() -> None:
+    medians = {BEFORE: rounds(500.0, 12, seed=1), OURS: rounds(10.0, 12, seed=2)}
+    medians |= {name: rounds(5.0, 12, seed=3) for name in WEIGHT_ONLY}
+    lines = peers.own_table(peers.collect([ended(record("a", medians))]))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert [one[1] for one in cells] == [
+        "tvm-none → tvm-optimized",
+        "tvm-optimized → tvm-bf16",
+        "tvm-optimized → tvm-int8",
+    ]
+    ratios = [float(one[4].partition(" ")[0]) for one in cells]
+    assert ratios == pytest.approx([50, 2, 2], rel=0.1)
+    assert [one[5] for one in cells] == [f"faster than {name}" for name in (BEFORE, OURS, OURS)]
+    assert peers.own_table(peers.collect([run("a", 12.0)])) == []
 
 
 def test_it_prints_what_its_directories_have(
