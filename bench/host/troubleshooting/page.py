@@ -41,6 +41,7 @@ modules that make the error.
 | 0 | done; `doctor` has nothing that blocks |
 | 1 | the job failed, and its run is kept with the reason; or Invoke does not know an option |
 | 2 | the request or the environment is wrong: nothing was started, nothing is left |
+| 3 | `lock --check` and `update`: nothing is known to be wrong, and not everything could be asked |
 | 130 | interrupted, of `make setup` and of the steps of an image's build |
 
 `invoke --debug VERB` shows where an error comes from. On Windows see also [wsl2.md](wsl2.md); what
