@@ -146,7 +146,12 @@ def test_a_local_job_too_is_stopped_at_its_disk_budget(
 def test_a_local_jobs_file_is_bounded_and_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    code = f"open({str(tmp_path / 'big')!r}, 'wb').write(bytes(2**21))"
+    # On a busy machine so short a program may be over before it is bounded; a job imports first.
+    code = (
+        "import resource, time\n"
+        "while resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 2**20: time.sleep(0.01)\n"
+        f"open({str(tmp_path / 'big')!r}, 'wb').write(bytes(2**21))"
+    )
     ending, lines = run(monkeypatch, tmp_path, code, limits=Limits(file=2**20))
     assert ending.reason() == "exit code 1: 'big' met the limit of 1 MiB (--limits file=)"
     assert "File too large" in lines[-1]

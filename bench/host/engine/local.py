@@ -98,7 +98,11 @@ def _require_no_container(limits: Limits) -> None:
 
 
 def _bound(pid: int, limits: Limits) -> None:
-    """Bound the job's files. Its memory is not: torch and CUDA map far more than they use."""
+    """Bound the job's files. Its memory is not: torch and CUDA map far more than they use.
+
+    A moment after it began: it imports for longer than that before it writes anything, and
+    subprocess's own way (``preexec_fn``) may hang where the host has threads.
+    """
     for kind, wanted in (
         (resource.RLIMIT_FSIZE, limits.file or limits.budget),
         (resource.RLIMIT_CORE, 0),

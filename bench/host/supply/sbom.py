@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageFault
 from bench.host.image import CONTENT_LABEL, LABELS
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cyclonedx.model.license import License
     from packageurl import PackageURL
 
+_TVM_LICENCE = Stated(expression="Apache-2.0")
 FORMATS = {"json": ".cdx.json", "xml": ".cdx.xml", "licences": ".licences.md"}
 # Of the serial numbers: made once, at random; it makes ours differ from others of the same digest.
 _NAMESPACE = uuid.UUID("5b0c5b1e-6f0d-4b7c-9c39-7e7a6f1f0a52")
@@ -191,9 +192,8 @@ def _python(bill: Bill) -> Iterator[Component]:
 
 def _sources(bill: Bill) -> Iterator[Component]:
     """TVM's commit and its submodules', where it was compiled; private repositories."""
-    tvm = (bill.contents.built or {}).get("tvm", {})
-    if tvm.get("commit"):
-        yield _git("tvm", str(tvm["url"]), str(tvm["commit"]), Stated(expression="Apache-2.0"))
+    if tvm := _tvm(bill.contents):
+        yield _git("tvm", str(tvm["url"]), str(tvm["commit"]), _TVM_LICENCE)
         for path, commit in sorted(tvm.get("submodules", {}).items()):
             # Where it is from is in the checkout's .gitmodules, which the image does not keep.
             yield _component(
@@ -206,6 +206,12 @@ def _sources(bill: Bill) -> Iterator[Component]:
     for one in bill.contents.repositories:
         purl = _purl("generic", None, one.name, one.commit)
         yield _component(one.name, one.commit, purl, Stated(), note="a private repository")
+
+
+def _tvm(contents: Contents) -> dict[str, Any]:
+    """The facts of TVM's checkout; {} where TVM is a wheel's."""
+    tvm: dict[str, Any] = (contents.built or {}).get("tvm", {})
+    return tvm if tvm.get("commit") else {}
 
 
 def _git(name: str, url: str, commit: str, stated: Stated) -> Component:
@@ -336,10 +342,9 @@ def _licences(bill: Bill) -> str:
         ("Debian packages", [(one.name, licences.of_debian(one)) for one in contents.packages]),
         ("Python packages", python),
     ]
-    tvm = (contents.built or {}).get("tvm", {})
-    if tvm.get("commit"):
+    if tvm := _tvm(contents):
         submodules = [(path, licences.of_submodule(path)) for path in tvm.get("submodules", {})]
-        groups.append(("TVM's sources", [("tvm", Stated(expression="Apache-2.0")), *submodules]))
+        groups.append(("TVM's sources", [("tvm", _TVM_LICENCE), *submodules]))
     said = (
         f"# Licences of what {bill.image.tag} carries\n\n{bill.image.digest or bill.image.id}\n\n"
     )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.host import image
-from bench.host.reproduce import rebuild
 from tests.docker.source import llvm_tarball
 from tests.docker.source.conftest import Forge
 from tests.docker.source.trial import Trial
@@ -34,19 +33,6 @@ touch /opt/venv/late
 SHELL
 """
 COMPILE = "python3 -B /mnt/compile.py"
-
-
-def again(trial: Trial, first: image.Image, folder: Path) -> rebuild.Outcome:
-    return rebuild.rebuild(
-        first,
-        trial.request(),
-        trial.pins,
-        trial.endpoint,
-        trial.client,
-        environ=trial.environ,
-        root=trial.root,
-        folder=folder,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +66,7 @@ def test_image_from_source_comes_out_the_same(
     """With __DATE__ in its code, which SOURCE_DATE_EPOCH fixes, and without ccache."""
     first = own.image()
     try:
-        outcome = again(own, first, tmp_path)
+        outcome = own.again(first, tmp_path)
     finally:
         client.images.remove(first.tag)
     assert outcome.record.same, outcome.record.differences[:20]
@@ -89,7 +75,7 @@ def test_image_from_source_comes_out_the_same(
 
 def test_what_differs_is_named_by_layer_file_and_kind(planted: Trial, tmp_path: Path) -> None:
     first = planted.image()
-    outcome = again(planted, first, tmp_path / "records")
+    outcome = planted.again(first, tmp_path / "records")
     told = {one.path: one for one in outcome.record.differences}
     assert not outcome.record.same and outcome.kept is not None
     library = "opt/venv/lib/python3.11/site-packages/tvm/lib/libtvm.so"

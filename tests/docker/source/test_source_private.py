@@ -16,7 +16,6 @@ import pytest
 from bench.errors import UsageFault
 from bench.host import image
 from bench.host.engine.endpoint import Endpoint
-from bench.host.reproduce import rebuild
 from bench.host.supply import rebuild as labelled
 from bench.host.supply import sbom
 from tests.docker.source import ssh, traces
@@ -160,15 +159,8 @@ def test_image_with_the_repository_comes_out_the_same(
     build = knowing(prepared, tmp_path, agent, private.server.known_hosts)
     asked = labelled.asked(made.labels, build.pins, private.url)
     assert asked["private_ref"] == private.head
-    outcome = rebuild.rebuild(
-        made,
-        build.request(ssh="default", private_repo=private.url, private_ref=private.head),
-        build.pins,
-        build.endpoint,
-        build.client,
-        environ=build.environ,
-        root=build.root,
-        folder=tmp_path,
+    outcome = build.again(
+        made, tmp_path, ssh="default", private_repo=private.url, private_ref=private.head
     )
     assert outcome.record.same, outcome.record.differences[:20]
 

@@ -19,6 +19,7 @@ from bench.host import buildx, image, mirrors, verify
 from bench.host.engine.endpoint import Endpoint
 from bench.host.pins import Llvm, Pins, Source
 from bench.host.recipe import BuildRequest
+from bench.host.reproduce import rebuild
 from bench.host.supply import building, contents, obtain, sbom
 from tests.docker.source import llvm_tarball
 from tests.docker.source.helpers import ROOT
@@ -184,6 +185,19 @@ class Trial:
             except _Ended as ended:
                 return ended.outcome
         raise AssertionError("nothing was built")
+
+    def again(self, made: image.Image, folder: Path, **request: object) -> rebuild.Outcome:
+        """Build an image again as `verify-image --rebuild` does; ``folder`` gets the record."""
+        return rebuild.rebuild(
+            made,
+            self.request(**request),
+            self.pins,
+            self.endpoint,
+            self.client,
+            environ=self.environ,
+            root=self.root,
+            folder=folder,
+        )
 
     def bill(self, made: image.Image, folder: Path) -> sbom.Bill:
         """The bill of materials of an image that was built so."""
