@@ -42,6 +42,14 @@ setup-devcontainer: setup ## add the devcontainer CLI, for its test
 	    echo "error: missing: npm" >&2; echo "hint: apt-get install -y nodejs npm" >&2; exit 2; }
 	@cd tests/docker/workplace && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
+.PHONY: setup-assembler
+setup-assembler: setup ## add NVIDIA's compiler and assembler, which tests without a GPU ask
+	@test -d $(VENV)/cuda || { wheels=$$(mktemp -d $(VENV)/cuda-XXXXXX) && \
+	    $(BIN)/python -I -m pip --disable-pip-version-check install --quiet --no-deps --no-compile \
+	    --require-hashes --only-binary :all: --target $$wheels -r docker/locks/cuda.txt && \
+	    $(BIN)/python bench/build/cuda.py $$wheels $$wheels/cuda $$wheels/stub && \
+	    mv $$wheels/cuda $(VENV)/cuda; status=$$?; rm -rf $$wheels; exit $$status; }
+
 .PHONY: devcontainer
 devcontainer: setup ## make what .devcontainer/ opens: image, git identity, ssh agent (ARGS="--help")
 	@$(BIN)/invoke devcontainer $(ARGS)

@@ -19,7 +19,7 @@ from bench.catalog import AFTER, BEFORE, PEERS, WEIGHT_ONLY
 from bench.errors import UsageFault
 from bench.host import stats
 from bench.host.stats import Ratio
-from bench.record import RunRecord
+from bench.record import Parity, RunRecord
 from benchmarks import sweeping
 
 SWEEP = Path(__file__).with_name("peers.toml")
@@ -32,14 +32,16 @@ class Workload:
     """What was measured of one workload: by backend, the medians of its rounds, ms, in order.
 
     ``compute``, ``read`` are the shares of the run's peak GEMM rate and read bandwidth that
-    ``AFTER`` reached, one number a run; ``compile_s`` what compiling it took, as its artefact
-    remembers it; ``unstable`` counts the runs with a row that is marked so.
+    ``AFTER`` reached, one number a run; ``parity``, by backend, has one a run; ``compile_s`` is
+    what compiling it took, as its artefact remembers it; ``unstable`` counts the runs with a row
+    that is marked so.
     """
 
     name: str
     rounds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     compute: list[float] = field(default_factory=list)
     read: list[float] = field(default_factory=list)
+    parity: dict[str, list[Parity]] = field(default_factory=lambda: defaultdict(list))
     compile_s: float | None = None
     runs: int = 0
     unstable: int = 0
@@ -53,6 +55,8 @@ class Workload:
             assert row.latency_ms is not None
             latency = row.latency_ms
             self.rounds[row.backend] += stats.round_medians(latency.samples, latency.process)
+            if row.parity is not None:
+                self.parity[row.backend].append(row.parity)
             if row.backend == AFTER:
                 self.compile_s = row.compile_s
                 if row.roofline is not None:
@@ -117,9 +121,19 @@ def own_table(workloads: Sequence[Workload]) -> list[str]:
             if slow in one.rounds and fast in one.rounds:
                 times = (_number(one.ms(slow)), _number(one.ms(fast)))
                 cells = [one.name, f"{slow} → {fast}", *times, *_ratio(one, slow, fast)]
-                lines.append(f"| {' | '.join([*cells, str(len(one.rounds[fast]))])} |")
-    head = ["| workload | from → to | ms | ms | ratio | | rounds |", "|---" * 7 + "|"]
+                cells += [*_worst(one.parity[fast]), str(len(one.rounds[fast]))]
+                lines.append(f"| {' | '.join(cells)} |")
+    names = ("workload", "from → to", "ms", "ms", "ratio", "", "max error", "top-1", "rounds")
+    head = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     return lines and [*head, *lines]
+
+
+def _worst(runs: Sequence[Parity]) -> tuple[str, str]:
+    """The largest error of any run, as a share of the largest logit, and the least agreement."""
+    errors = [one.max_rel_err for one in runs if one.max_rel_err is not None]
+    if not errors:
+        return "-", "-"
+    return f"{max(errors):.1e}", f"{min(one.top1_agreement for one in runs):.0%}"
 
 
 def _against(one: Workload) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Gates and settings shared by every test.
 
-A marker routes a test, a probe gates it. With ``GPT_FRONTEND_GATES=closed`` (what CI sets) a
-Docker test that cannot run fails instead of being skipped.
+A marker routes a test, a probe gates it. With ``GPT_FRONTEND_GATES=closed`` (what CI sets) a test
+that wants Docker or the assembler and cannot run fails instead of being skipped.
 """
 
 from __future__ import annotations

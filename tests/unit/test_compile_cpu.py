@@ -93,5 +93,18 @@ def test_the_kernels_flags_are_read(tmp_path: Path) -> None:
     info.write_text("processor\t: 0\nflags\t\t: fpu avx2 fma\nbugs\t\t: none\n")
     assert cpu.host_flags(info) == {"fpu", "avx2", "fma"}
     info.write_text("processor\t: 0\nFeatures\t: fp asimd\n")
+    assert cpu.host_flags(info) == {"fp", "asimd"}
+    info.write_text("processor\t: 0\n")
     assert cpu.host_flags(info) == frozenset()
     assert cpu.host_flags(tmp_path / "none") == frozenset()
+
+
+def test_an_arm_without_a_feature_of_its_model_is_not_taken_for_it() -> None:
+    """As in a virtual machine; the code would end in SIGILL there."""
+    model, flags = frozenset({"neon", "fullfp16", "sve", "perfmon"}), "fp asimd asimdhp asimddp"
+    assert cpu.lacking(model, frozenset(flags.split())) == ("sve",)
+    for kernel, chosen in ((flags, "generic"), (f"{flags} sve", "neoverse-v1")):
+        known = frozenset({"generic", "neoverse-v1"})
+        assert (
+            cpu.choose("neoverse-v1", known, frozenset(kernel.split()), lambda _: model) == chosen
+        )

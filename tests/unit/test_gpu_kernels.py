@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from bench.job.compile import api, gpu, target
 from bench.job.compile.schedules.gpu import attention, block
@@ -15,6 +20,14 @@ from tests.unit.cuda_on_cpu import DivergentBarrier, cuda_source, emulate, exten
 
 SM_80 = target.cuda("sm_80")
 LEAST = {"float32": 1e-5, "float16": 2e-3}  # of values that are averages of normal ones
+dtypes = st.sampled_from(["float32", "float16"])
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """A new one for each example: pytest's would be one for all of them."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
 
 
 def draw(*shape: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:
@@ -31,7 +44,7 @@ def ran(
         out = np.full(shape, np.nan, dtype)
         code(*inputs, out, backwards=backwards)
         results.append(out)
-    assert np.array_equal(results[0], results[1]), (
+    assert np.array_equal(results[0], results[1], equal_nan=True), (
         "the order of the threads shows: a barrier is missing"
     )
     return results[0]
@@ -43,21 +56,22 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return whole
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize(
-    ("shape", "causal"),
-    [
-        ((2, 37, 3, 16), True),  # gpt-nano's heads, a length that is no multiple of a tile
-        ((1, 1, 1, 5), True),
-        ((1, 70, 2, 64), True),
-        ((1, 33, 1, 200), False),  # heads so wide that a tile has fewer rows
-    ],
-)
-def test_attention(shape: tuple[int, ...], causal: bool, dtype: str, tmp_path: Path) -> None:
-    b, t, h, d = shape
+@settings(max_examples=5, deadline=None)
+@given(
+    st.integers(1, 2), st.integers(1, 80), st.integers(1, 3), st.integers(1, 100), st.booleans(),
+    dtypes,
+)  # fmt: skip
+@example(2, 37, 3, 16, True, "float32")  # gpt-nano's heads, a length that is no multiple of a tile
+@example(1, 1, 1, 5, True, "float16")
+@example(1, 70, 2, 64, True, "float32")
+@example(1, 70, 2, 64, True, "float16")
+@example(1, 33, 1, 200, False, "float32")  # heads so wide that a tile has fewer rows
+@example(1, 33, 1, 200, False, "float16")
+def test_attention_of_any_shape(b: int, t: int, h: int, d: int, causal: bool, dtype: str) -> None:
     qkv = draw(b, t, 3, h, d, dtype=dtype) * np.asarray(2, dtype)
     kernel = attention.attention(b, t, h, d, scale=d**-0.5, causal=causal, dtype=dtype)
-    got = ran(kernel, [qkv], (b, t, h, d), dtype, tmp_path)
+    with folder() as place:
+        got = ran(kernel, [qkv], (b, t, h, d), dtype, place)
     q, k, v = qkv.astype(np.float64).transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
     scores = q @ k.swapaxes(-1, -2) * d**-0.5
     if causal:
@@ -66,18 +80,49 @@ def test_attention(shape: tuple[int, ...], causal: bool, dtype: str, tmp_path: P
     assert np.abs(got - expected).max() < 2 * LEAST[dtype]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize(
-    ("shape", "positions"),
-    [
-        ((2, 3, 16, 50), (0, 1, 50)),  # one block of threads a head
-        ((1, 2, 64, 700), (0, 255, 256, 257, 700, 900)),  # three, of which some have nothing
-        ((1, 1, 150, 300), (299,)),  # more columns than threads
-    ],
-)
-def test_one_query_over_a_cache(
-    shape: tuple[int, ...], positions: tuple[int, ...], dtype: str, tmp_path: Path
+def test_causal_attention_does_not_visit_what_lies_behind(tmp_path: Path) -> None:
+    """Visited and masked it would do harm: no weight, not even none, times NaN is a number."""
+    t, d = 70, 64
+    first = attention.tile_rows(d)
+    qkv = draw(1, t, 3, 1, d)
+    q, k, v = qkv[0, :first, :, 0].astype(np.float64).transpose(1, 0, 2)
+    scores = np.where(np.tril(np.ones((first, first), bool)), q @ k.T * 0.125, -np.inf)
+    want = softmax(scores) @ v
+    qkv[:, first:, 1:] = np.nan
+    kernel = attention.attention(1, t, 1, d, scale=0.125, causal=True)
+    got = ran(kernel, [qkv], (1, t, 1, d), "float32", tmp_path)[0, :, 0]
+    assert np.abs(got[:first] - want).max() < 2 * LEAST["float32"]
+    assert np.isnan(got[first:]).all()
+
+
+@st.composite
+def caches(draws: st.DrawFn) -> tuple[tuple[int, int, int, int], tuple[int, ...]]:
+    """(B, H, D, S) of a cache, and positions to look from."""
+    size = [draws(st.integers(1, most)) for most in (2, 3, 160, 700)]
+    position = draws(st.integers(0, size[-1]))
+    return (size[0], size[1], size[2], size[3]), (0, position, size[-1])
+
+
+@settings(max_examples=4, deadline=None)
+@given(caches(), dtypes)
+@example(((2, 3, 16, 50), (0, 1, 50)), "float32")  # one block of threads a head
+@example(((2, 3, 16, 50), (0, 1, 50)), "float16")
+# Three, of which some have nothing.
+@example(((1, 2, 64, 700), (0, 255, 256, 257, 700, 900)), "float32")
+@example(((1, 2, 64, 700), (0, 255, 256, 257, 700, 900)), "float16")
+@example(((1, 1, 150, 300), (299,)), "float32")  # more columns than threads
+@example(((1, 1, 150, 300), (299,)), "float16")
+def test_one_query_over_a_cache_of_any_shape(
+    cache: tuple[tuple[int, int, int, int], tuple[int, ...]], dtype: str
 ) -> None:
+    with folder() as place:
+        one_query(*cache, dtype, place)
+
+
+def one_query(
+    shape: tuple[int, int, int, int], positions: tuple[int, ...], dtype: str, tmp_path: Path
+) -> None:
+    """``attend``, and ``merge`` where it takes both, from each of the positions."""
     b, h, d, s = shape
     qkv, keys, values = (
         draw(*size, dtype=dtype) for size in ((b, 3, h, d), (b, h, d, s), (b, h, s, d))

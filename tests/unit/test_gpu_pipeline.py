@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from bench.job.backends.base import Program
 from bench.job.backends.tvm import Tvm
 from bench.job.compile import api, build, gpu, pipelines, target
 from bench.job.compile.importer import import_module
+from tests.conftest import cannot_run
 from tests.unit.cuda_on_cpu import cuda_sources
 from tests.unit.samples import record, result
 
@@ -221,11 +224,13 @@ def test_no_block_asks_for_more_than_every_gpu_has(dtype: str) -> None:
 def test_what_is_made_for_an_architecture_assembles(
     name: str, arch: str, dtype: str, tmp_path: Path
 ) -> None:
-    nvcc, ptxas = shutil.which("nvcc"), shutil.which("ptxas")
     text = source(name, "optimized", arch, dtype)  # without a CUDA compiler this much is checked
     assert kernels(text)
+    own = Path(sys.prefix) / "cuda" / "bin"  # of the lock's wheels, by make setup-assembler
+    place = os.pathsep.join([str(own), os.environ["PATH"]])
+    nvcc, ptxas = (shutil.which(name, path=place) for name in ("nvcc", "ptxas"))
     if nvcc is None or ptxas is None:
-        pytest.skip("no CUDA toolkit here: tests/docker/test_cuda_wheels.py has one")
+        cannot_run("no nvcc and ptxas: make setup-assembler")
     code = tmp_path / "kernels.cu"
     code.write_text(text)
     # Two steps, so that it is the assembler itself that is asked, for this very architecture.

@@ -13,6 +13,7 @@ from bench.host.sweep.matrix import expand
 from bench.record import JobSpec, RunRecord
 from benchmarks import peers
 from tests.unit.histories import ended, record, rounds
+from tests.unit.samples import PARITY
 
 OURS, ORT, EAGER = "tvm-optimized", "onnxruntime", "torch-eager"
 
@@ -94,10 +95,19 @@ def test_the_file_asks_for_every_workload_and_peer_that_the_table_is_for() -> No
         assert set(spec.backends) == {*PEERS, OURS, *more}
 
 
+def gated(run: RunRecord, error: float, same: float) -> RunRecord:
+    """The same, every row with this parity."""
+    parity = PARITY.model_copy(update={"max_rel_err": error, "top1_agreement": same})
+    rows = [one.model_copy(update={"parity": parity}) for one in run.results]
+    return run.model_copy(update={"results": rows})
+
+
 def test_tvm_is_held_against_itself_where_both_were_measured() -> None:
     medians = {BEFORE: rounds(500.0, 12, seed=1), OURS: rounds(10.0, 12, seed=2)}
     medians |= {name: rounds(5.0, 12, seed=3) for name in WEIGHT_ONLY}
-    lines = peers.own_table(peers.collect([ended(record("a", medians))]))
+    first = gated(ended(record("a", medians)), 1.2e-5, 0.93)
+    second = gated(ended(record("b", medians)), 2.1e-2, 0.99)
+    lines = peers.own_table(peers.collect([first, second]))
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert [one[1] for one in cells] == [
         "tvm-none → tvm-optimized",
@@ -107,6 +117,7 @@ def test_tvm_is_held_against_itself_where_both_were_measured() -> None:
     ratios = [float(one[4].partition(" ")[0]) for one in cells]
     assert ratios == pytest.approx([50, 2, 2], rel=0.1)
     assert [one[5] for one in cells] == [f"faster than {name}" for name in (BEFORE, OURS, OURS)]
+    assert all(one[6:] == ["2.1e-02", "93%", "24"] for one in cells), "the worst of both runs"
     assert peers.own_table(peers.collect([run("a", 12.0)])) == []
 
 

@@ -243,6 +243,21 @@ def test_attention_of_any_shape(
     assert np.abs(got - want.transpose(0, 2, 1, 3)).max() < 2e-5
 
 
+@pytest.mark.parametrize("target", [HOST, AVX2, SSE], ids=["host", "avx2", "sse"])
+def test_causal_attention_does_not_visit_what_lies_behind(target: CompileTarget) -> None:
+    """Visited and masked it would do harm: no weight, not even none, times NaN is a number."""
+    t, d = 150, 16
+    first = tile.choose(t, d, t, target.lanes, target.registers).columns  # the first block's
+    qkv = draw(1, t, 3, 1, d)
+    q, k, v = (qkv[:, :first, i].transpose(0, 2, 1, 3) for i in range(3))
+    want = attended(q, k, v, 0.25, True).transpose(0, 2, 1, 3)
+    qkv[:, first:, 1:] = np.nan
+    kernel = attention.attention(1, t, 1, d, scale=0.25, causal=True, target=target)
+    got = call(kernel, [qkv], (1, t, 1, d))
+    assert np.abs(got[:, :first] - want).max() < 2e-5
+    assert np.isnan(got[:, first:]).all()
+
+
 def test_attention_of_scores_far_apart() -> None:
     """Larger scores turn up later: what was summed before is rescaled, not lost, not NaN."""
     qkv = draw(1, 150, 3, 1, 8)
@@ -280,23 +295,25 @@ def test_one_query_over_a_cache_reads_nothing_past_its_position(
 @settings(max_examples=10, deadline=None)
 @given(
     st.integers(1, 40), st.integers(1, 70), st.integers(1, 40),
-    st.sampled_from([None, *linear.ACTIVATIONS]), st.booleans(), targets,
+    st.booleans(), st.sampled_from([None, *linear.ACTIVATIONS]), st.booleans(), targets,
 )  # fmt: skip
-@example(13, 50, 7, "gelu", True, HOST)
-@example(1, 33, 5, "gelu_tanh", True, SSE)
+@example(13, 50, 7, True, "gelu", True, HOST)
+@example(1, 33, 5, True, "gelu_tanh", True, SSE)
+@example(1, 70, 37, False, None, False, AVX2)
 def test_epilogues_of_any_shape(
-    m: int, n: int, k: int, activation: str | None, residual: bool, target: CompileTarget
-) -> None:
+    m: int, n: int, k: int, bias: bool, activation: str | None, residual: bool,
+    target: CompileTarget,
+) -> None:  # fmt: skip
     x, w, b, r = draw(m, k), draw(n, k), draw(n), draw(m, n, seed=2)
-    want = x.astype(np.float64) @ w.astype(np.float64).T + b
+    want = x.astype(np.float64) @ w.astype(np.float64).T + b * bias
     if activation:
         exact = {"gelu": gelu, "gelu_tanh": gelu_tanh}[activation]
         want = exact(want)
-    inputs = [x, panels.pack(w, tile.panel_width(target)), b]
+    inputs = [x, panels.pack(w, tile.panel_width(target)), *[b] * bias]
     if residual:
         want, inputs = want + r, [*inputs, r]
     kernel = linear.linear(
-        m, n, k, bias=True, target=target, activation=activation, residual=residual
+        m, n, k, bias=bias, target=target, activation=activation, residual=residual
     )
     assert np.abs(call(kernel, inputs, (m, n)) - want).max() < 1e-6 * (k + 20)
 

@@ -79,11 +79,20 @@ def test_products_of_any_shape(
         assert (np.abs(got - plain) <= least * (1 + 1e-5) + 2e-6 * (k + 20)).all()
 
 
-@pytest.mark.parametrize("stored", FORMATS, ids=lambda one: one.name)
-def test_gather_gives_rows_of_a_stored_weight(stored: panels.Format) -> None:
-    w = draw(45, 6) * np.arange(1, 46, dtype=np.float32)[:, None]
-    at = np.array([0, 44, 7, 31, 32, 7], np.int32)
-    got = call(linear.gather(6, 45, 6, 32, stored), [*arrays(stored, w, 32), at], (6, 6))
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(1, 9), st.integers(1, 90), st.integers(1, 40), st.sampled_from([16, 32, 64]),
+    st.sampled_from(FORMATS),
+)  # fmt: skip
+@example(6, 45, 6, 32, panels.INT8)
+@example(6, 45, 6, 32, panels.BFLOAT16)
+def test_gather_gives_rows_of_a_stored_weight(
+    m: int, n: int, k: int, width: int, stored: panels.Format
+) -> None:
+    w = draw(n, k) * np.arange(1, n + 1, dtype=np.float32)[:, None]
+    at = np.random.default_rng([m, n]).integers(0, n, m).astype(np.int32)
+    at[0], at[-1] = n - 1, min(width, n - 1)  # the last row, and the first of the second panel
+    got = call(linear.gather(m, n, k, width, stored), [*arrays(stored, w, width), at], (m, k))
     assert (got == rounded(w, stored)[at].astype(np.float32)).all()
 
 

@@ -48,6 +48,17 @@ _FEATURES = {
     "fma4": "fma4",
     "xop": "xop",
     "tbm": "tbm",
+    # AArch64; the kernel's names are those of its ELF hwcaps.
+    "neon": "asimd",
+    "crc": "crc32",
+    "lse": "atomics",
+    "rdm": "asimdrdm",
+    "fullfp16": "asimdhp",
+    "dotprod": "asimddp",
+    "sve": "sve",
+    "sve2": "sve2",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
 }
 # CPUs to stand in for one that is not known. Of those with as many features the first is taken.
 _STAND_INS = (
@@ -57,13 +68,13 @@ _STAND_INS = (
 
 
 def host_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """What the kernel says this x86 CPU can do; empty where it does not say."""
+    """What the kernel says this CPU can do, x86 or AArch64; empty where it does not say."""
     try:
         text = cpuinfo.read_text()
     except OSError:
         return frozenset()
     for line in text.splitlines():
-        if line.startswith("flags"):
+        if line.startswith(("flags", "Features")):  # x86's word, and Arm's
             return frozenset(line.partition(":")[2].split())
     return frozenset()
 

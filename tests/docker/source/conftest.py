@@ -39,9 +39,9 @@ class Forge:
     def mirror(self) -> str:
         return f"{self.server.url}{PREFIX}"
 
-    def project(self) -> Project:
-        """A project that no build has seen."""
-        return project.write(self.root, f"owner-{secrets.token_hex(4)}")
+    def project(self, salt: str | None = None) -> Project:
+        """A project that no build has seen; with a ``salt`` its code is the same each time."""
+        return project.write(self.root, f"owner-{secrets.token_hex(4)}", salt)
 
     def publish(self, archive: Archive) -> Archive:
         self.files[trial.path_of(archive)] = archive.path

@@ -250,12 +250,13 @@ def address(owner: str, name: str) -> str:
     return f"{HOST}/{owner}/{name}"
 
 
-def write(root: Path, owner: str) -> Project:
+def write(root: Path, owner: str, salt: str | None = None) -> Project:
     """Make the repositories, all their content unlike that of any other ``owner``.
 
-    So that neither a kept checkout nor ccache knows anything of it beforehand.
+    So that neither a kept checkout nor ccache knows anything of it beforehand. With a ``salt`` what
+    is compiled is the same each time; the repositories, and so their commits, never are.
     """
-    salt = f"{owner}-{os.urandom(8).hex()}"
+    salt = salt or f"{owner}-{os.urandom(8).hex()}"
     dlpack = commit(
         root / owner / "dlpack.git",
         {"include/dlpack/dlpack.h": '#pragma once\n#define DLPACK_NAME "dlpack"\n', "salt": salt},
