@@ -23,6 +23,7 @@ HOST = detect_cpu()
 # The tiles of narrower machines, which any machine's code generator can run.
 AVX2 = CompileTarget(HOST.kind, HOST.mcpu, ("avx2",), HOST.cores)
 SSE = CompileTarget(HOST.kind, HOST.mcpu, (), HOST.cores)
+ALONE = CompileTarget(HOST.kind, HOST.mcpu, HOST.features, 1)
 
 
 def call(kernel: Any, inputs: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
@@ -300,6 +301,7 @@ def test_one_query_over_a_cache_reads_nothing_past_its_position(
 @example(13, 50, 7, True, "gelu", True, HOST)
 @example(1, 33, 5, True, "gelu_tanh", True, SSE)
 @example(1, 70, 37, False, None, False, AVX2)
+@example(64, 500, 7, True, "gelu", True, ALONE)  # panels in groups, of which the last has fewer
 def test_epilogues_of_any_shape(
     m: int, n: int, k: int, bias: bool, activation: str | None, residual: bool,
     target: CompileTarget,

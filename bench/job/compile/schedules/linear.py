@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bench.job.compile.api import T, local_buffer, prim_func
+from bench.job.compile.api import T, bind, local_buffer, prim_func
 from bench.job.compile.schedules import plain, vectormath
 from bench.job.compile.schedules import tile as tiles
 from bench.job.compile.schedules.panels import FLOAT32, Format, packed_shape
@@ -19,6 +19,9 @@ from bench.job.compile.target import CompileTarget
 
 Operand = Callable[[Any, Any], Any]
 Widen = Callable[[Any], Any]
+
+_GROUP_BYTES = 2**17  # of panels, beside what else is in the second-level cache
+_TURNS = 8  # of each core, at least: so that they end together
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu": vectormath.gelu,
@@ -45,6 +48,7 @@ def linear(
     width = tiles.panel_width(target)
     tile = tiles.choose(m, k, width, target.lanes, target.registers)
     panels, row_tiles = ceil_div(n, width), ceil_div(m, tile.rows)
+    group = _together(panels, row_tiles, k * width, target.cores)
 
     def body() -> None:
         x = T.arg("x", T.buffer((m, k), "float32"))
@@ -53,10 +57,13 @@ def linear(
         b = T.arg("b", T.buffer((n,), "float32")) if bias else None
         r = T.arg("r", T.buffer((m, n), "float32")) if residual else None
         y = T.arg("y", T.buffer((m, n), "float32"))
-        # Row tiles vary fastest: a thread keeps a panel in its cache for all of them.
-        with T.parallel(0, panels * row_tiles) as index:
-            panel = index // row_tiles
-            row = T.min(index % row_tiles * tile.rows, m - tile.rows)
+        # Row tiles vary faster than groups: a thread keeps these in its cache for all of them.
+        with (
+            T.parallel(0, ceil_div(panels, group) * row_tiles) as index,
+            T.serial(0, T.min(group, panels - index // row_tiles * group)) as place,
+        ):
+            panel = bind(index // row_tiles * group + place)
+            row = bind(T.min(index % row_tiles * tile.rows, m - tile.rows))
             widen = None if stored is FLOAT32 else stored.widen
             acc = accumulate(
                 tile, k, lambda i, p: x[row + i, p], lambda p, j: w[panel, p, j], widen
@@ -94,6 +101,19 @@ def linear(
         **{"m": m, "n": n, "k": k, "width": width},
         **{"bias": bias, "activation": activation, "residual": residual},
     )
+
+
+def _together(panels: int, row_tiles: int, elements: int, cores: int) -> int:
+    """How many panels of so many elements a tile of rows passes before the next one.
+
+    Where K is small a panel takes less time to multiply than its columns of the result take to be
+    written: so these are written some KiB a row at a time, not one tile's width.
+    """
+    if row_tiles == 1:  # nothing is read again
+        return 1
+    in_cache = _GROUP_BYTES // (4 * elements)
+    for_all_cores = panels * row_tiles // (_TURNS * cores)
+    return max(1, min(in_cache, for_all_cores))
 
 
 def _suffix(stored: Format) -> str:
