@@ -49,12 +49,15 @@ ELSEWHERE = {  # sha256
 
 
 @pytest.fixture(scope="module")
-def own(
-    prepared: Trial, forge: Forge, llvm: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Trial:
+def own_archive(forge: Forge, llvm: Path, tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    """LLVM for here alone: no other test finds in the cache what is fetched here."""
+    return forge.publish(llvm_tarball.pack(llvm, tmp_path_factory.mktemp("archive")))
+
+
+@pytest.fixture(scope="module")
+def own(prepared: Trial, forge: Forge, own_archive: Archive) -> Trial:
     """A build of sources of its own: no other test finds in the cache what is built here."""
-    archive = forge.publish(llvm_tarball.pack(llvm, tmp_path_factory.mktemp("archive")))
-    return prepared.with_pins(forge.project(), archive)
+    return prepared.with_pins(forge.project(), own_archive)
 
 
 @pytest.fixture
@@ -87,10 +90,10 @@ def test_image_from_source_comes_out_the_same(
 
 
 def test_libraries_are_those_of_another_machine(
-    prepared: Trial, forge: Forge, archive: Archive, tmp_path: Path
+    prepared: Trial, forge: Forge, own_archive: Archive, tmp_path: Path
 ) -> None:
     """C++ compiled here, to the byte what it was where ELSEWHERE was written down."""
-    trial = prepared.with_pins(forge.project(SALT), archive)
+    trial = prepared.with_pins(forge.project(SALT), own_archive)
     outcome = trial.run("tvm", f"type=local,dest={tmp_path}")
     assert outcome.failure is None, outcome.told
     versions = json.loads((tmp_path / "built" / "facts.json").read_text())["versions"]
