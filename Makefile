@@ -43,12 +43,15 @@ setup-devcontainer: setup ## add the devcontainer CLI, for its test
 	@cd tests/docker/workplace && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
 .PHONY: setup-assembler
-setup-assembler: setup ## add NVIDIA's compiler and assembler, which tests without a GPU ask
-	@test -d $(VENV)/cuda || { wheels=$$(mktemp -d $(VENV)/cuda-XXXXXX) && \
-	    $(BIN)/python -I -m pip --disable-pip-version-check install --quiet --no-deps --no-compile \
-	    --require-hashes --only-binary :all: --target $$wheels -r docker/locks/cuda.txt && \
-	    $(BIN)/python bench/build/cuda.py $$wheels $$wheels/cuda $$wheels/stub && \
-	    mv $$wheels/cuda $(VENV)/cuda; status=$$?; rm -rf $$wheels; exit $$status; }
+setup-assembler: $(VENV)/cuda/made ## add NVIDIA's compiler and assembler, which tests without a GPU ask
+
+$(VENV)/cuda/made: docker/locks/cuda.txt bench/build/cuda.py | setup
+	@rm -rf $(VENV)/cuda $(VENV)/cuda-wheels
+	@$(BIN)/python -I -m pip --disable-pip-version-check install --quiet --no-deps --no-compile \
+	    --require-hashes --only-binary :all: --target $(VENV)/cuda-wheels -r $<
+	@$(BIN)/python bench/build/cuda.py $(VENV)/cuda-wheels $(VENV)/cuda $(VENV)/cuda-wheels/stub
+	@rm -rf $(VENV)/cuda-wheels
+	@touch $@
 
 .PHONY: devcontainer
 devcontainer: setup ## make what .devcontainer/ opens: image, git identity, ssh agent (ARGS="--help")

@@ -20,7 +20,7 @@ from bench.job.compile.target import CompileTarget
 Operand = Callable[[Any, Any], Any]
 Widen = Callable[[Any], Any]
 
-_GROUP_BYTES = 2**17  # of panels, beside what else is in the second-level cache
+_GROUP_BYTES = 2**17  # of float32 panels, beside what else is in the second-level cache
 _TURNS = 8  # of each core, at least: so that they end together
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
