@@ -137,6 +137,17 @@ def scoped_buffer(size: int, scope: str) -> Any:
     return _until_the_frame_ends(T.decl_buffer((size,), "float32", data=data, scope=scope))
 
 
+def prefetch(buffer: Any, at: Any) -> None:
+    """Emit a wish for element ``at`` of ``buffer``, counted flat, in the second-level cache soon.
+
+    It reads nothing, whatever lies there, and may be ignored.
+    """
+    where = buffer.access_ptr("r", offset=at)
+    operator = f"{tirx.__name__.rpartition('.')[2]}.prefetch"
+    read, second_level, data = 0, 2, 1  # as llvm.prefetch has them
+    T.evaluate(T.call_intrin("void", operator, where, read, second_level, data))
+
+
 def _until_the_frame_ends(frame: Any) -> Any:
     """Enter ``frame``, to be left with the frame around it: v0.23.0 nests its statements."""
     frame.add_callback(functools.partial(frame.__exit__, None, None, None))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.job.compile.api import T, bind, local_buffer, prim_func
-from bench.job.compile.schedules import plain, vectormath
+from bench.job.compile.schedules import plain, prefetch, vectormath
 from bench.job.compile.schedules import tile as tiles
 from bench.job.compile.schedules.panels import FLOAT32, Format, packed_shape
 from bench.job.compile.schedules.tile import Tile, ceil_div
@@ -49,6 +49,7 @@ def linear(
     tile = tiles.choose(m, k, width, target.lanes, target.registers)
     panels, row_tiles = ceil_div(n, width), ceil_div(m, tile.rows)
     group = _together(panels, row_tiles, k * width, target.cores)
+    ahead = prefetch.ahead(tile, k, stored.size, panels=panels, group=group, row_tiles=row_tiles)
 
     def body() -> None:
         x = T.arg("x", T.buffer((m, k), "float32"))
@@ -64,9 +65,10 @@ def linear(
         ):
             panel = bind(index // row_tiles * group + place)
             row = bind(T.min(index % row_tiles * tile.rows, m - tile.rows))
-            widen = None if stored is FLOAT32 else stored.widen
             acc = accumulate(
-                tile, k, lambda i, p: x[row + i, p], lambda p, j: w[panel, p, j], widen
+                *(tile, k, lambda i, p: x[row + i, p], lambda p, j: w[panel, p, j]),
+                widen=None if stored is FLOAT32 else stored.widen,
+                each_step=lambda step: ahead.emit(w, panel, index % row_tiles, step),
             )
             column = panel * width
 
@@ -139,12 +141,19 @@ def gather(count: int, n: int, k: int, width: int, stored: Format = FLOAT32) -> 
 
 
 def accumulate(
-    tile: Tile, k: int, left: Operand, right: Operand, widen: Widen | None = None
+    tile: Tile,
+    k: int,
+    left: Operand,
+    right: Operand,
+    *,
+    widen: Widen | None = None,
+    each_step: Callable[[Any], None] | None = None,
 ) -> list[Any]:
     """Emit the sum over K of ``left(row, p) * right(p, column)``.
 
     With ``widen``, that of the right operand is what is multiplied: it is taken once for each
-    step of K, whatever the number of rows.
+    step of K, whatever the number of rows. ``each_step`` emits what else is to be done before
+    each ``tile.unroll`` steps, of which it is told the number.
 
     Returns:
         The sums, for each row (columns,), in registers: the loops over the tile are unrolled.
@@ -162,6 +171,8 @@ def accumulate(
 
     each(tile, clear)
     with T.serial(0, k // tile.unroll) as block:
+        if each_step is not None:
+            each_step(block)
         for u in range(tile.unroll):
             p, chain = block * tile.unroll + u, acc[u % chains]
             if wide is not None and widen is not None:

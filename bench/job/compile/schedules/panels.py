@@ -38,6 +38,11 @@ class Format:
     widen: Callable[[Any], Any]
     narrow: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
+    @property
+    def size(self) -> int:
+        """The bytes of an element."""
+        return int(np.dtype(self.dtype).itemsize)
+
     def stored(self, weight: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray | None]:
         """A float32 weight (N, K) as panels ``width`` wide, and its scales (N,) if it has any."""
         narrow, scales = self.narrow(weight)

@@ -1,0 +1,74 @@
+"""Asking memory for the weights that come next, while those at hand are multiplied.
+
+A processor guesses what will be read next and asks for it, but not far enough ahead: a panel of
+weights then comes while nothing is multiplied, and what follows, over the other rows, is multiplied
+while nothing comes. Said early enough, both go on at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bench.job.compile.names import T, prefetch
+from bench.job.compile.schedules.tile import Tile, ceil_div
+
+LINE = 64  # bytes that memory gives at once, on x86 and on most of AArch64
+# How far ahead in a stream that is read once, in bytes. Twice as far gained no more, a quarter of
+# it a tenth less, with int8.
+_NEAR = 2**13
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What to ask for in each step of K, where ``row_tiles`` tiles of rows pass over each panel.
+
+    ``size`` is the bytes of an element, ``panel`` the elements of a panel, ``panels`` how many
+    there are, and ``group`` how many lie between a panel and the one that takes its place in the
+    cache. ``step`` is the elements that a step of K reads and ``steps`` their number.
+    """
+
+    size: int
+    panel: int
+    panels: int
+    group: int
+    row_tiles: int
+    step: int
+    steps: int
+
+    @property
+    def lines(self) -> int:
+        """How many lines to ask for in a step."""
+        share = self.step if self.row_tiles == 1 else ceil_div(self.share, self.steps)
+        return ceil_div(share * self.size, LINE)
+
+    @property
+    def share(self) -> int:
+        """The elements of a panel that are asked for while one of the tiles passes."""
+        return ceil_div(self.panel, self.row_tiles)
+
+    def place(self, panel: Any, turn: Any, block: Any, line: int, least: Any = min) -> Any:
+        """The element to ask for: numbers, or expressions with ``least`` for the lesser of two.
+
+        One tile reads a panel once, so that what comes next is what lies next. Several read it
+        again from the cache, and each asks for its share of the panel after.
+        """
+        offset = line * (LINE // self.size)
+        if self.row_tiles == 1:
+            at = panel * self.panel + block * self.step + (_NEAR // self.size + offset)
+        else:
+            within = block * (self.lines * LINE // self.size) + offset
+            at = (panel + self.group) * self.panel + turn * self.share + within
+        return least(at, self.panels * self.panel - 1)
+
+    def emit(self, weights: Any, panel: Any, turn: Any, block: Any) -> None:
+        """Ask for what is to come while tile ``turn`` passes step ``block`` of ``panel``."""
+        for line in range(self.lines):
+            prefetch(weights, self.place(panel, turn, block, line, T.min))
+
+
+def ahead(tile: Tile, k: int, size: int, *, panels: int, group: int, row_tiles: int) -> Ahead:
+    """The same for a product by ``tile``, of ``k`` steps in all and elements of ``size`` bytes."""
+    width = tile.columns
+    step = tile.unroll * width
+    return Ahead(size, k * width, panels, group, row_tiles, step, k // tile.unroll)
