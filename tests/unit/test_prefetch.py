@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import platform
 import re
+from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from bench.job.compile import api
+from bench.job.compile.api import T
 from bench.job.compile.schedules import linear, panels, prefetch, tile
 from bench.job.compile.schedules.tile import ceil_div
 from bench.job.compile.target import CompileTarget
+from tests.unit.test_schedules import AVX2, HOST, SSE
 from tests.unit.test_weight_only import assembly
 
-AVX512 = CompileTarget("llvm", "skylake-avx512", ("avx512f", "avx2", "fma"), 2)
-AVX2 = CompileTarget("llvm", "haswell", ("avx2", "fma"), 2)
-BASE = CompileTarget("llvm", "x86-64", (), 2)
+AVX512 = CompileTarget("llvm", "", ("avx512f", "avx2", "fma"), 2)  # its tiles; no code is made
 FORMATS = [*panels.FORMATS.values()]
 geometries = given(
     st.integers(1, 200), st.integers(1, 300), st.integers(1, 90), st.integers(1, 4),
-    st.sampled_from([AVX512, AVX2, BASE]), st.sampled_from(FORMATS),
+    st.sampled_from([AVX512, AVX2, SSE]), st.sampled_from(FORMATS),
 )  # fmt: skip
 
 
@@ -29,10 +31,9 @@ def of(
 ) -> prefetch.Ahead:
     width = tile.panel_width(target)
     chosen = tile.choose(m, k, width, target.lanes, target.registers)
-    return prefetch.ahead(
-        *(chosen, k, stored.size),
-        panels=ceil_div(n, width), group=group, row_tiles=ceil_div(m, chosen.rows),
-    )  # fmt: skip
+    return prefetch.Ahead(
+        chosen, k, stored.size, ceil_div(n, width), group, ceil_div(m, chosen.rows)
+    )
 
 
 def asked(one: prefetch.Ahead, panel: int) -> list[list[int]]:
@@ -49,13 +50,12 @@ def asked(one: prefetch.Ahead, panel: int) -> list[list[int]]:
 
 @geometries
 @example(64, 2304, 768, 1, AVX512, panels.FLOAT32)
-@example(13, 33, 1, 1, BASE, panels.INT8)
+@example(13, 33, 1, 1, SSE, panels.INT8)
 def test_every_line_of_the_panel_after_is_asked_for(
     m: int, n: int, k: int, group: int, target: CompileTarget, stored: panels.Format
 ) -> None:
     one = of(m, n, k, group, target, stored)
-    if one.row_tiles == 1 or one.panels <= group:
-        return
+    assume(one.row_tiles > 1 and one.panels > group)
     for panel in range(min(3, one.panels - group)):
         lines = {at * one.size // prefetch.LINE for turn in asked(one, panel) for at in turn}
         start = (panel + group) * one.panel * one.size
@@ -87,15 +87,44 @@ def test_nothing_beyond_the_weights_is_asked_for(
         assert min(places) >= 0 and max(places) < one.panels * one.panel
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="names instructions of x86-64")
-@pytest.mark.parametrize("target", [AVX512, AVX2], ids=["avx512", "avx2"])
+@pytest.mark.parametrize("target", [HOST, AVX2, SSE], ids=["host", "avx2", "sse"])
+@pytest.mark.parametrize(("m", "k"), [(1, 300), (64, 300), (64, 16)])
+def test_the_kernel_asks_for_those(
+    m: int, k: int, target: CompileTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that writes over what it would ask for leaves the rest of its weights as it was."""
+    n, width, made = 640, tile.panel_width(target), []
+
+    def overwrite(weights: Any, at: Any) -> None:
+        place = [at // (k * width), at // width % k, at % width]
+        T.buffer_store(weights, T.float32(1), place)
+
+    def keep(*fields: Any) -> prefetch.Ahead:
+        made.append(prefetch.Ahead(*fields))
+        return made[-1]
+
+    monkeypatch.setattr(prefetch, "prefetch", overwrite)
+    monkeypatch.setattr(linear, "Ahead", keep)
+    code = api.compile_kernel(linear.linear(m, n, k, bias=False, target=target), HOST.tvm())
+    cpu = api.device("cpu")
+    shapes = [(m, k), panels.packed_shape(n, k, width), (m, n)]
+    tensors = [api.tensor(np.zeros(shape, np.float32), cpu) for shape in shapes]
+    code(*tensors)
+    (one,) = made
+    wanted = {at for panel in range(one.panels) for turn in asked(one, panel) for at in turn}
+    assert set(np.flatnonzero(tensors[1].numpy())) == wanted
+
+
+@pytest.mark.parametrize("target", [HOST, AVX2, SSE], ids=["host", "avx2", "sse"])
 @pytest.mark.parametrize("stored", FORMATS, ids=lambda one: one.name)
 @pytest.mark.parametrize("m", [1, 64])
 def test_the_code_asks_for_it(m: int, stored: panels.Format, target: CompileTarget) -> None:
-    """As often as a step should, into the second-level cache, in the loop over K."""
+    """As often as a step should, and into the second-level cache, on x86 and on AArch64."""
     n, k = 640, 768
-    code = assembly(linear.linear(m, n, k, bias=False, target=target, stored=stored), target.mcpu)
-    got = sum(bool(re.match(r"\s+prefetcht1\b", line)) for line in code)
-    one = of(m, n, k, 1, target, stored)
-    assert got > 0 and got % one.lines == 0
-    assert not any("prefetcht0" in line or "prefetchnta" in line for line in code)
+    code = assembly(linear.linear(m, n, k, bias=False, target=target, stored=stored), HOST.mcpu)
+    wishes = [line.split()[:2] for line in code if re.match(r"\s+(prefetch|prfm)", line)]
+    lines = of(m, n, k, 1, target, stored).lines
+    assert wishes and len(wishes) % lines == 0
+    assert all(
+        name == "prefetcht1" or (name, kind) == ("prfm", "pldl2keep,") for name, kind in wishes
+    )

@@ -95,10 +95,11 @@ cc = find("cc")
 nvcc = find("nvcc")
 te = importlib.import_module("tvm.te")
 
+_DIALECT = tirx.__name__.rpartition(".")[2]  # what TensorIR's own names begin with
 # The attribute of a function whose arguments never overlap in memory.
-NOALIAS = f"{tirx.__name__.rpartition('.')[2]}.noalias"
+NOALIAS = f"{_DIALECT}.noalias"
 # That of one that dlight has nothing to do with any more.
-SCHEDULED = f"{tirx.__name__.rpartition('.')[2]}.is_scheduled"
+SCHEDULED = f"{_DIALECT}.is_scheduled"
 
 
 # --- TensorIR ---------------------------------------------------------------------------------
@@ -143,9 +144,9 @@ def prefetch(buffer: Any, at: Any) -> None:
     It reads nothing, whatever lies there, and may be ignored.
     """
     where = buffer.access_ptr("r", offset=at)
-    operator = f"{tirx.__name__.rpartition('.')[2]}.prefetch"
     read, second_level, data = 0, 2, 1  # as llvm.prefetch has them
-    T.evaluate(T.call_intrin("void", operator, where, read, second_level, data))
+    wish = T.call_intrin("void", f"{_DIALECT}.prefetch", where, read, second_level, data)
+    T.evaluate(wish)
 
 
 def _until_the_frame_ends(frame: Any) -> Any:

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.job.compile.api import T, bind, local_buffer, prim_func
-from bench.job.compile.schedules import plain, prefetch, vectormath
+from bench.job.compile.schedules import plain, vectormath
 from bench.job.compile.schedules import tile as tiles
 from bench.job.compile.schedules.panels import FLOAT32, Format, packed_shape
+from bench.job.compile.schedules.prefetch import Ahead
 from bench.job.compile.schedules.tile import Tile, ceil_div
 from bench.job.compile.target import CompileTarget
 
@@ -49,7 +50,7 @@ def linear(
     tile = tiles.choose(m, k, width, target.lanes, target.registers)
     panels, row_tiles = ceil_div(n, width), ceil_div(m, tile.rows)
     group = _together(panels, row_tiles, k * width, target.cores)
-    ahead = prefetch.ahead(tile, k, stored.size, panels=panels, group=group, row_tiles=row_tiles)
+    ahead = Ahead(tile, k, stored.size, panels, group, row_tiles)
 
     def body() -> None:
         x = T.arg("x", T.buffer((m, k), "float32"))

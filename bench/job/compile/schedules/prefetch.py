@@ -23,29 +23,43 @@ _NEAR = 2**13
 class Ahead:
     """What to ask for in each step of K, where ``row_tiles`` tiles of rows pass over each panel.
 
-    ``size`` is the bytes of an element, ``panel`` the elements of a panel, ``panels`` how many
-    there are, and ``group`` how many lie between a panel and the one that takes its place in the
-    cache. ``step`` is the elements that a step of K reads and ``steps`` their number.
+    The product is by ``tile``, over ``k``, of ``panels`` panels as wide as the tile. ``size`` is
+    the bytes of a weight, and ``group`` how many panels lie between one and that which takes its
+    place in the cache.
     """
 
+    tile: Tile
+    k: int
     size: int
-    panel: int
     panels: int
     group: int
     row_tiles: int
-    step: int
-    steps: int
+
+    @property
+    def step(self) -> int:
+        """The weights that a step of the loop over K reads."""
+        return self.tile.unroll * self.tile.columns
+
+    @property
+    def steps(self) -> int:
+        """How many steps that loop has."""
+        return self.k // self.tile.unroll
+
+    @property
+    def panel(self) -> int:
+        """The weights of a panel."""
+        return self.k * self.tile.columns
+
+    @property
+    def share(self) -> int:
+        """The weights of a panel that are asked for while one of the tiles passes."""
+        return ceil_div(self.panel, self.row_tiles)
 
     @property
     def lines(self) -> int:
         """How many lines to ask for in a step."""
-        share = self.step if self.row_tiles == 1 else ceil_div(self.share, self.steps)
-        return ceil_div(share * self.size, LINE)
-
-    @property
-    def share(self) -> int:
-        """The elements of a panel that are asked for while one of the tiles passes."""
-        return ceil_div(self.panel, self.row_tiles)
+        asked = self.step if self.row_tiles == 1 else ceil_div(self.share, self.steps)
+        return ceil_div(asked * self.size, LINE)
 
     def place(self, panel: Any, turn: Any, block: Any, line: int, least: Any = min) -> Any:
         """The element to ask for: numbers, or expressions with ``least`` for the lesser of two.
@@ -65,10 +79,3 @@ class Ahead:
         """Ask for what is to come while tile ``turn`` passes step ``block`` of ``panel``."""
         for line in range(self.lines):
             prefetch(weights, self.place(panel, turn, block, line, T.min))
-
-
-def ahead(tile: Tile, k: int, size: int, *, panels: int, group: int, row_tiles: int) -> Ahead:
-    """The same for a product by ``tile``, of ``k`` steps in all and elements of ``size`` bytes."""
-    width = tile.columns
-    step = tile.unroll * width
-    return Ahead(size, k * width, panels, group, row_tiles, step, k // tile.unroll)
