@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ from bench.job.compile.api import T
 from bench.job.compile.schedules import linear, panels, prefetch, tile
 from bench.job.compile.schedules.tile import ceil_div
 from bench.job.compile.target import CompileTarget
-from tests.unit.test_schedules import AVX2, HOST, SSE
+from tests.unit.test_schedules import HOST
 from tests.unit.test_weight_only import assembly
 
-AVX512 = CompileTarget("llvm", "", ("avx512f", "avx2", "fma"), 2)  # its tiles; no code is made
+# Tiles alone, of no maker's CPU: code is made for the host's, below.
+AVX512, AVX2, SSE = (
+    CompileTarget("llvm", "", features, 2) for features in (("avx512f", "avx2"), ("avx2",), ())
+)
 FORMATS = [*panels.FORMATS.values()]
 geometries = given(
     st.integers(1, 200), st.integers(1, 300), st.integers(1, 90), st.integers(1, 4),
@@ -31,9 +35,8 @@ def of(
 ) -> prefetch.Ahead:
     width = tile.panel_width(target)
     chosen = tile.choose(m, k, width, target.lanes, target.registers)
-    return prefetch.Ahead(
-        chosen, k, stored.size, ceil_div(n, width), group, ceil_div(m, chosen.rows)
-    )
+    row_tiles = ceil_div(m, chosen.rows)
+    return prefetch.Ahead(chosen, k, stored.size, ceil_div(n, width), group, row_tiles, target.mcpu)
 
 
 def asked(one: prefetch.Ahead, panel: int) -> list[list[int]]:
@@ -87,7 +90,7 @@ def test_nothing_beyond_the_weights_is_asked_for(
         assert min(places) >= 0 and max(places) < one.panels * one.panel
 
 
-@pytest.mark.parametrize("target", [HOST, AVX2, SSE], ids=["host", "avx2", "sse"])
+@pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=["avx512", "avx2", "sse"])
 @pytest.mark.parametrize(("m", "k"), [(1, 300), (64, 300), (64, 16)])
 def test_the_kernel_asks_for_those(
     m: int, k: int, target: CompileTarget, monkeypatch: pytest.MonkeyPatch
@@ -115,7 +118,7 @@ def test_the_kernel_asks_for_those(
     assert set(np.flatnonzero(tensors[1].numpy())) == wanted
 
 
-@pytest.mark.parametrize("target", [HOST, AVX2, SSE], ids=["host", "avx2", "sse"])
+@pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=["avx512", "avx2", "sse"])
 @pytest.mark.parametrize("stored", FORMATS, ids=lambda one: one.name)
 @pytest.mark.parametrize("m", [1, 64])
 def test_the_code_asks_for_it(m: int, stored: panels.Format, target: CompileTarget) -> None:
@@ -128,3 +131,23 @@ def test_the_code_asks_for_it(m: int, stored: panels.Format, target: CompileTarg
     assert all(
         name == "prefetcht1" or (name, kind) == ("prfm", "pldl2keep,") for name, kind in wishes
     )
+
+
+@pytest.mark.parametrize(
+    ("stored", "few", "enough"), [("float32", 7, 8), ("bfloat16", 1, 2), ("int8", None, 1)]
+)
+def test_amd_is_not_asked_where_little_is_done_with_a_byte(
+    stored: str, few: int | None, enough: int
+) -> None:
+    amd, kind = replace(AVX512, mcpu="znver4"), panels.FORMATS[stored]
+
+    def lines(m: int, target: CompileTarget) -> int:
+        return of(m, 640, 768, 1, target, kind).lines
+
+    assert lines(enough, amd) == lines(enough, AVX512) > 0
+    assert lines(64, amd) == lines(64, AVX512) > 0
+    if few is not None:
+        assert lines(few, amd) == 0 < lines(few, AVX512)
+        kernel = linear.linear(few, 640, 768, bias=False, target=amd, stored=kind)
+        code = assembly(kernel, HOST.mcpu)
+        assert code and not any("prefetch" in line or "prfm" in line for line in code)

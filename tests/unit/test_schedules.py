@@ -45,6 +45,16 @@ def random_shapes(count: int) -> list[tuple[int, int, int]]:
     return [(int(m), int(n), int(k)) for m, n, k in random.integers(1, 100, (count, 3))]
 
 
+@pytest.mark.parametrize(
+    ("m", "wide", "narrow"), [(1, 1, 1), (12, 12, 6), (13, 7, 5), (64, 8, 6), (100, 8, 6)]
+)
+def test_a_tile_of_many_rows_has_no_more_than_a_set_of_the_cache_has_lines(
+    m: int, wide: int, narrow: int
+) -> None:
+    assert tile.choose(m, 768, 32, lanes=16, registers=32).rows == wide
+    assert tile.choose(m, 768, 16, lanes=8, registers=16).rows == narrow
+
+
 @pytest.mark.parametrize("target", [HOST, AVX2, SSE], ids=["host", "avx2", "sse"])
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (1, 33, 5), (64, 48, 48), (12, 50, 7), (13, 31, 64), *random_shapes(6)]

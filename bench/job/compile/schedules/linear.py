@@ -50,7 +50,7 @@ def linear(
     tile = tiles.choose(m, k, width, target.lanes, target.registers)
     panels, row_tiles = ceil_div(n, width), ceil_div(m, tile.rows)
     group = _together(panels, row_tiles, k * width, target.cores)
-    ahead = Ahead(tile, k, stored.size, panels, group, row_tiles)
+    ahead = Ahead(tile, k, stored.size, panels, group, row_tiles, target.mcpu)
 
     def body() -> None:
         x = T.arg("x", T.buffer((m, k), "float32"))

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from bench.job.compile.target import CompileTarget
 
+# Lines of a set of the first-level cache, on the x86 CPUs that have the fewest. Rows as long as a
+# multiple of 4 KiB (GPT-2's 3,072 floats) all fall into one set: more of them at a time than it has
+# lines push each other out, and every line is fetched again for each of its floats.
+_WAYS = 8
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -37,12 +42,15 @@ def choose(m: int, k: int, width: int, lanes: int, registers: int) -> Tile:
 
     Two vectors wide, so that one load of the left operand feeds two multiply-adds. As many
     rows as leave registers for the two vectors of the right operand and for the broadcasts,
-    spread evenly: 64 rows are 6 tiles of 11, of which the last overlaps the fifth by two.
+    if they are all: the panel is then read once. Else at most eight, spread evenly: 100 rows
+    are 13 tiles of 8, of which the last overlaps the twelfth by four.
     """
     vectors = 2 if width >= 2 * lanes else 1
     while lanes > width:
         lanes //= 2
     most = max(1, (registers - registers // 4) // vectors)
+    if m > most:
+        most = min(most, _WAYS)
     rows = ceil_div(m, ceil_div(m, most))
     unroll = next(step for step in (4, 3, 2, 1) if k % step == 0)
     return Tile(rows, vectors, lanes, unroll)
