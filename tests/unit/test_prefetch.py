@@ -19,7 +19,7 @@ from bench.job.compile.target import CompileTarget
 from tests.unit.test_schedules import HOST
 from tests.unit.test_weight_only import assembly
 
-# Tiles alone, of no maker's CPU: code is made for the host's, below.
+# Without a name no rule for a maker's CPUs applies. What is compiled is compiled for the host's.
 AVX512, AVX2, SSE = (
     CompileTarget("llvm", "", features, 2) for features in (("avx512f", "avx2"), ("avx2",), ())
 )
@@ -133,21 +133,26 @@ def test_the_code_asks_for_it(m: int, stored: panels.Format, target: CompileTarg
     )
 
 
+@pytest.mark.parametrize("wide", [AVX512, AVX2], ids=["avx512", "avx2"])
 @pytest.mark.parametrize(
-    ("stored", "few", "enough"), [("float32", 7, 8), ("bfloat16", 1, 2), ("int8", None, 1)]
-)
-def test_amd_is_not_asked_where_little_is_done_with_a_byte(
-    stored: str, few: int | None, enough: int
+    ("stored", "m", "asks"),
+    [("float32", 1, False), ("float32", 6, False), ("bfloat16", 1, False), ("bfloat16", 2, True),
+     ("int8", 1, True), ("float32", 64, True)],
+)  # fmt: skip
+def test_zen_is_not_asked_where_few_rows_are_multiplied(
+    wide: CompileTarget, stored: str, m: int, asks: bool
 ) -> None:
-    amd, kind = replace(AVX512, mcpu="znver4"), panels.FORMATS[stored]
+    kind, zen, other = panels.FORMATS[stored], replace(wide, mcpu="znver4"), wide
 
-    def lines(m: int, target: CompileTarget) -> int:
-        return of(m, 640, 768, 1, target, kind).lines
+    def wishes(target: CompileTarget) -> int:
+        kernel = linear.linear(m, 640, 768, bias=False, target=target, stored=kind)
+        return sum("prefetch" in line or "prfm" in line for line in assembly(kernel, HOST.mcpu))
 
-    assert lines(enough, amd) == lines(enough, AVX512) > 0
-    assert lines(64, amd) == lines(64, AVX512) > 0
-    if few is not None:
-        assert lines(few, amd) == 0 < lines(few, AVX512)
-        kernel = linear.linear(few, 640, 768, bias=False, target=amd, stored=kind)
-        code = assembly(kernel, HOST.mcpu)
-        assert code and not any("prefetch" in line or "prfm" in line for line in code)
+    assert wishes(zen) == (wishes(other) if asks else 0)
+    assert wishes(other) > 0
+
+
+@pytest.mark.parametrize(("m", "asks"), [(7, False), (8, True), (12, True)])
+def test_eight_rows_of_float32_are_enough_for_zen(m: int, asks: bool) -> None:
+    one = of(m, 640, 768, 1, replace(AVX512, mcpu="znver4"), panels.FLOAT32)
+    assert one.row_tiles == 1 and (one.lines > 0) == asks

@@ -46,13 +46,14 @@ def random_shapes(count: int) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("m", "wide", "narrow"), [(1, 1, 1), (12, 12, 6), (13, 7, 5), (64, 8, 6), (100, 8, 6)]
-)
-def test_a_tile_of_many_rows_has_no_more_than_a_set_of_the_cache_has_lines(
-    m: int, wide: int, narrow: int
+    ("m", "registers", "width", "rows"),
+    [(12, 32, 32, 12), (13, 32, 32, 7), (24, 32, 32, 8), (100, 32, 32, 8), (64, 16, 32, 6),
+     (12, 16, 16, 12), (64, 16, 16, 8)],
+)  # fmt: skip
+def test_a_tile_that_is_not_all_has_no_more_rows_than_a_set_of_the_cache_has_lines(
+    m: int, registers: int, width: int, rows: int
 ) -> None:
-    assert tile.choose(m, 768, 32, lanes=16, registers=32).rows == wide
-    assert tile.choose(m, 768, 16, lanes=8, registers=16).rows == narrow
+    assert tile.choose(m, 768, width, lanes=16, registers=registers).rows == rows
 
 
 @pytest.mark.parametrize("target", [HOST, AVX2, SSE], ids=["host", "avx2", "sse"])

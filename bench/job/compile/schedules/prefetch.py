@@ -4,7 +4,7 @@ A processor guesses what will be read next and asks for it, but not far enough a
 weights then comes while nothing is multiplied, and what follows, over the other rows, is multiplied
 while nothing comes. Said early enough, both go on at once.
 
-Where so little is multiplied that memory never waits, asking is in its own way on some processors.
+Where little is multiplied memory is the limit throughout, and some processors are slower if asked.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ LINE = 64  # bytes that memory gives at once, on x86 and on most of AArch64
 # How far ahead in a stream that is read once, in bytes. Twice as far gained no more, a quarter of
 # it a tenth less, with int8.
 _NEAR = 2**13
-# AMD's processors, by LLVM's names for them, and the instructions with a byte from which on it pays
-# to ask them. Below, what they guess themselves comes sooner than what they are asked for: two rows
-# of float32 took up to 1.6 times as long. An Intel one lost nothing at a single row.
-_AMD = "znver"
-_BUSY = 2
-_FLOAT32 = 4  # bytes
-_WIDENING = 2  # instructions that make float32 of a weight in fewer bits
+# The fewest rows in one tile for which AMD's Zen, as LLVM names it, is asked, by the bytes of a
+# weight. Measured on Zen 4: below, its own guesses come sooner than what is asked for. At eight of
+# float32 either was ahead, by what memory did at the time.
+_ZEN = "znver"
+_LEAST_ROWS = {4: 8, 2: 2, 1: 1}
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Ahead:
 
     The product is by ``tile``, over ``k``, of ``panels`` panels as wide as the tile. ``size`` is
     the bytes of a weight, ``group`` how many panels lie between one and that which takes its place
-    in the cache, and ``mcpu`` the CPU.
+    in the cache, and ``mcpu`` LLVM's name for the CPU.
     """
 
     tile: Tile
@@ -46,12 +44,10 @@ class Ahead:
     mcpu: str
 
     @property
-    def gains(self) -> bool:
-        """Whether asking makes the product faster."""
-        if self.row_tiles > 1 or not self.mcpu.startswith(_AMD):
-            return True
-        widening = _WIDENING if self.size < _FLOAT32 else 0
-        return self.tile.rows + widening >= _BUSY * self.size
+    def worthwhile(self) -> bool:
+        """Whether to ask at all: always, but for few rows on AMD's Zen."""
+        one_tile_on_zen = self.row_tiles == 1 and self.mcpu.startswith(_ZEN)
+        return not one_tile_on_zen or self.tile.rows >= _LEAST_ROWS[self.size]
 
     @property
     def step(self) -> int:
@@ -75,8 +71,8 @@ class Ahead:
 
     @property
     def lines(self) -> int:
-        """How many lines to ask for in a step."""
-        if not self.gains:
+        """How many lines to ask for in a step; none where it is not worthwhile."""
+        if not self.worthwhile:
             return 0
         asked = self.step if self.row_tiles == 1 else ceil_div(self.share, self.steps)
         return ceil_div(asked * self.size, LINE)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from bench.job.compile.target import CompileTarget
 
-# Lines of a set of the first-level cache, on the x86 CPUs that have the fewest. Rows as long as a
-# multiple of 4 KiB (GPT-2's 3,072 floats) all fall into one set: more of them at a time than it has
-# lines push each other out, and every line is fetched again for each of its floats.
+# Lines in a set of the first-level cache, of AMD's Zen and of Intel's CPUs before Ice Lake (later
+# ones have twelve). There are 64 sets of 64-byte lines, so that rows a multiple of 4 KiB apart, as
+# GPT-2's of 3,072 floats are, all lie in one set: more of them in a tile evict each other.
 _WAYS = 8
 
 
@@ -42,8 +42,8 @@ def choose(m: int, k: int, width: int, lanes: int, registers: int) -> Tile:
 
     Two vectors wide, so that one load of the left operand feeds two multiply-adds. As many
     rows as leave registers for the two vectors of the right operand and for the broadcasts,
-    if they are all: the panel is then read once. Else at most eight, spread evenly: 100 rows
-    are 13 tiles of 8, of which the last overlaps the twelfth by four.
+    if they are all: the panel is then read once. Else at most ``_WAYS``, spread evenly: with 32
+    registers 100 rows are 13 tiles of 8, of which the last overlaps the twelfth by four.
     """
     vectors = 2 if width >= 2 * lanes else 1
     while lanes > width:
