@@ -45,17 +45,6 @@ def random_shapes(count: int) -> list[tuple[int, int, int]]:
     return [(int(m), int(n), int(k)) for m, n, k in random.integers(1, 100, (count, 3))]
 
 
-@pytest.mark.parametrize(
-    ("m", "registers", "width", "rows"),
-    [(12, 32, 32, 12), (13, 32, 32, 7), (24, 32, 32, 8), (100, 32, 32, 8), (64, 16, 32, 6),
-     (12, 16, 16, 12), (64, 16, 16, 8)],
-)  # fmt: skip
-def test_a_tile_that_is_not_all_has_no_more_rows_than_a_set_of_the_cache_has_lines(
-    m: int, registers: int, width: int, rows: int
-) -> None:
-    assert tile.choose(m, 768, width, lanes=16, registers=registers).rows == rows
-
-
 @pytest.mark.parametrize("target", [HOST, AVX2, SSE], ids=["host", "avx2", "sse"])
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (1, 33, 5), (64, 48, 48), (12, 50, 7), (13, 31, 64), *random_shapes(6)]
