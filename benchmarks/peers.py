@@ -119,8 +119,11 @@ def own_table(workloads: Sequence[Workload]) -> list[str]:
     for one in workloads:
         for slow, fast in OWN:
             if slow in one.rounds and fast in one.rounds:
-                times = (_number(one.ms(slow)), _number(one.ms(fast)))
-                cells = [one.name, f"{slow} → {fast}", *times, *_ratio(one, slow, fast)]
+                base, new = statistics.median(one.rounds[slow]), statistics.median(one.rounds[fast])
+                ratio = _ratio(one, slow, fast)
+                # What is slow by nature runs in one round: there are no pairs, but a factor.
+                told = (_number(base / new), "of medians") if ratio == _NONE else ratio
+                cells = [one.name, f"{slow} → {fast}", _number(base), _number(new), *told]
                 cells += [*_worst(one.parity[fast]), str(len(one.rounds[fast]))]
                 lines.append(f"| {' | '.join(cells)} |")
     names = ("workload", "from → to", "ms", "ms", "ratio", "", "max error", "top-1", "rounds")
@@ -138,13 +141,13 @@ def _worst(runs: Sequence[Parity]) -> tuple[str, str]:
 
 def _against(one: Workload) -> tuple[str, str]:
     peer = one.best_peer()
-    return _ratio(one, peer, AFTER) if peer else ("-", "-")
+    return _ratio(one, peer, AFTER) if peer else _NONE
 
 
 def _ratio(one: Workload, slow: str, fast: str) -> tuple[str, str]:
     ratio = one.speedup(slow, fast)
     if ratio is None:
-        return "-", "-"
+        return _NONE
     bounds = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.bounded else ""
     # Of the first one's time over the second's: where the first is slower, the second is faster.
     told = {"slower": "faster", "faster": "slower"}.get(found := stats.verdict(ratio), found)
@@ -152,6 +155,7 @@ def _ratio(one: Workload, slow: str, fast: str) -> tuple[str, str]:
 
 
 _SHOWN = ("faster", "slower")
+_NONE = ("-", "-")
 
 
 def _number(value: float | None) -> str:

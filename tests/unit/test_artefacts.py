@@ -42,7 +42,7 @@ def test_what_was_put_is_found_with_its_parameters_in_order(tmp_path: Path) -> N
     many = [np.full(3, i, dtype=np.float32) for i in range(150)]
     key = put(tmp_path, "a", many)
     found = artefacts.get(tmp_path, key)
-    assert found is not None and found.cached and found.compile_s == 1.5
+    assert found is not None and found.cached and found.compile_s >= 1.5
     assert found.library.read_bytes() == b"code" * 100
     for got, want in zip(found.params, many, strict=True):
         np.testing.assert_array_equal(got, want)
@@ -126,7 +126,7 @@ def test_a_whole_entry_is_kept_and_ours_dropped(tmp_path: Path) -> None:
     kept = artefacts.put(tmp_path, key, PARTS, export_other, PARAMS, 2.5)
     assert (entry / "lib.so").stat().st_ino == before
     assert kept.library.read_bytes() == b"code" * 100
-    assert (kept.cached, kept.compile_s) == (False, 2.5)
+    assert not kept.cached and kept.compile_s > 2.5  # and what it took to link
     assert list((tmp_path / "lib").iterdir()) == [entry]
 
 

@@ -228,8 +228,12 @@ def test_a_bigram_is_refused_by_what_compiles(
     assert not out.exists() or not any(out.iterdir())
 
 
-@pytest.mark.parametrize("name", ["weights.py", "tensors.py", "checkpoint.py", "linear.py"])
-def test_what_reads_weights_counts_among_the_sources(
+@pytest.mark.parametrize(
+    "name",
+    ["weights.py", "tensors.py", "checkpoint.py", "quantise.py", "base.py", "gpt.py", "cached.py",
+     "bert.py", "linear.py", "pipelines.py"],
+)  # fmt: skip
+def test_what_decides_code_and_weights_counts_among_the_sources(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An artefact keeps parameters: another way to read them must not find the old ones."""

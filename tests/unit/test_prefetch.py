@@ -16,7 +16,7 @@ from bench.job.compile.api import T
 from bench.job.compile.schedules import linear, panels, prefetch, tile
 from bench.job.compile.schedules.tile import ceil_div
 from bench.job.compile.target import CompileTarget
-from tests.unit.test_schedules import HOST
+from tests.unit.kernels import HOST
 from tests.unit.test_weight_only import assembly
 
 # Without a name no rule for a maker's CPUs applies. What is compiled is compiled for the host's.

@@ -10,34 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bench.job import decoder, gpt
+from bench.catalog import BertConfig
+from bench.job import bert, decoder, gpt
 from bench.job.compile import api, build, fuse_attention, rewrite
 from bench.job.compile.importer import import_module
 from bench.job.compile.schedules import attention, linear, matmul, panels, rows, tile, vectormath
-from bench.job.compile.target import CompileTarget, detect_cpu
+from bench.job.compile.target import CompileTarget
+from tests.unit.kernels import AVX2, HOST, SSE, attended, call, draw
 
-HOST = detect_cpu()
-# The tiles of narrower machines, which any machine's code generator can run.
-AVX2 = CompileTarget(HOST.kind, HOST.mcpu, ("avx2",), HOST.cores)
-SSE = CompileTarget(HOST.kind, HOST.mcpu, (), HOST.cores)
 ALONE = CompileTarget(HOST.kind, HOST.mcpu, HOST.features, 1)
-
-
-def call(kernel: Any, inputs: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """What ``kernel`` writes over an output that was NaN before."""
-    code = api.compile_kernel(kernel, HOST.tvm())
-    device = api.device("cpu")
-    out = api.tensor(np.full(shape, np.nan, np.float32), device)
-    code(*(api.tensor(array, device) for array in inputs), out)
-    result: np.ndarray = out.numpy()
-    return result
-
-
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
 def random_shapes(count: int) -> list[tuple[int, int, int]]:
@@ -135,7 +120,6 @@ def test_softmax_of_any_shape_with_masked_places(m: int, n: int, target: Compile
 @example(2, 13, 33)
 def test_what_no_kernel_is_for_is_scheduled_for_any_shape(b: int, t: int, d: int) -> None:
     """``leftover``: elementwise, transposed, broadcast and summed along either axis."""
-    import torch
 
     class Mixed(torch.nn.Module):
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -214,15 +198,15 @@ def test_no_kernel_calls_the_allocator(target: CompileTarget) -> None:
         assert "AllocWorkspace" not in source
 
 
-def attended(q: Any, k: Any, v: Any, scale: float, causal: bool) -> np.ndarray:
-    """Attention of (B, H, T, D) in float64, the plain way."""
-    scores = np.einsum("bhid,bhjd->bhij", *(x.astype(np.float64) for x in (q, k))) * scale
-    if causal:
-        scores = np.where(np.tril(np.ones(scores.shape[-2:], bool)), scores, -np.inf)
-    powers = np.exp(scores - scores.max(-1, keepdims=True))
-    weights = powers / powers.sum(-1, keepdims=True)
-    out: np.ndarray = np.einsum("bhij,bhjd->bhid", weights, v.astype(np.float64))
-    return out
+def test_every_kernel_is_spread_over_the_cores() -> None:
+    for kernel in (
+        linear.linear(1, 100, 48, bias=True, target=HOST),
+        linear.gather(9, 100, 48, 32),
+        attention.attention(1, 40, 2, 16, scale=1, causal=True, target=HOST),
+        attention.attend(1, 2, 16, 40, scale=1, target=HOST),
+    ):
+        compiled = api.tvm.compile(kernel.with_attr("global_symbol", "kernel"), HOST.tvm())
+        assert "ParallelLaunch" in str(compiled.mod.inspect_source("ll"))
 
 
 @settings(max_examples=10, deadline=None)
@@ -360,9 +344,14 @@ def test_a_layer_is_seven_kernels(batch: int) -> None:
     assert "matmul" not in prefill
 
 
-def test_attention_that_is_masked_otherwise_is_left_alone() -> None:
-    import torch
+def test_berts_attention_is_one_kernel_too() -> None:
+    config = BertConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=70)
+    names = found(bert.build(config, 1), torch.arange(6)[None])
+    assert names.count("attention") == 1  # of both layers
+    assert not {"softmax", "matmul", "causal_attention"} & set(names)
 
+
+def test_attention_that_is_masked_otherwise_is_left_alone() -> None:
     class Windowed(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -379,8 +368,6 @@ def test_attention_that_is_masked_otherwise_is_left_alone() -> None:
 
 
 def test_a_weight_that_is_used_otherwise_is_not_packed() -> None:
-    import torch
-
     class Both(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

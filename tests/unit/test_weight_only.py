@@ -29,8 +29,9 @@ from bench.job.compile.schedules import linear, panels, tile
 from bench.job.compile.target import CompileTarget
 from bench.record import JobSpec, Parity, Result, Weights
 from bench.roofline import Peak
+from tests.unit.kernels import AVX2, HOST, SSE, call, draw
 from tests.unit.samples import record, result
-from tests.unit.test_schedules import AVX2, HOST, SSE, call, draw, gelu, gelu_tanh
+from tests.unit.test_schedules import gelu, gelu_tanh
 
 FORMATS = [panels.BFLOAT16, panels.INT8]
 targets = st.sampled_from([HOST, AVX2, SSE])

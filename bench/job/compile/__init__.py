@@ -1,7 +1,7 @@
 """A PyTorch module, through torch.export and Relax, to a shared library and its parameters.
 
     importer    torch.nn.Module -> Relax module and parameters
-    pipelines   Relax module -> lowered module: "none", "default", "optimized"
+    pipelines   Relax module -> lowered module: "none", "default", "optimized", "tuned" and others
     schedules/  the kernels of "optimized", one operator family a file
     build       lowered module -> shared library; the library loaded again
     target      the machine that the code is for; cpu: its nearest kin that LLVM knows

@@ -42,7 +42,8 @@ FLOATS = {"llvm": ("float32",), "cuda": ("float32", "float16")}
 class Compiled:
     """Code, and the parameters in the layout that the code expects them in.
 
-    ``compile_s`` is the time from the PyTorch module to machine code, in seconds.
+    ``compile_s`` is the time from the PyTorch module to machine code that is not linked yet, in
+    seconds.
     """
 
     executable: Any  # tvm.relax.VMExecutable

@@ -37,9 +37,9 @@ PASSES: dict[str, Pass] = {
     "attention": _module(fuse_attention.use_attention),
     # Kernels of this project's for products, norms and softmax.
     "kernels": _module(rewrite.use_kernels, packed=False, epilogues=False),
-    # The same, and weights packed once into the layout that a kernel reads them in.
+    # The same, and weights packed once into the layout that a kernel reads them in; their bias too.
     "packed": _module(rewrite.use_kernels, packed=True, epilogues=False),
-    # The same, and what follows a product done before it is written.
+    # The same, and GELU and the residual sum done before a product is written.
     "epilogues": _module(rewrite.use_kernels, packed=True, epilogues=True),
     # The same, and packed weights stored in fewer bits: widened as they are read.
     "bf16": _module(rewrite.use_kernels, stored="bfloat16"),
