@@ -118,10 +118,10 @@ def own_table(workloads: Sequence[Workload]) -> list[str]:
     lines = []
     for one in workloads:
         for slow, fast in OWN:
-            if slow in one.rounds and fast in one.rounds:
-                base, new = statistics.median(one.rounds[slow]), statistics.median(one.rounds[fast])
+            base, new = one.ms(slow), one.ms(fast)
+            if base is not None and new is not None:
                 ratio = _ratio(one, slow, fast)
-                # What is slow by nature runs in one round: there are no pairs, but a factor.
+                # What is slow by nature runs in fewer rounds: there are no pairs, but a factor.
                 told = (_number(base / new), "of medians") if ratio == _NONE else ratio
                 cells = [one.name, f"{slow} → {fast}", _number(base), _number(new), *told]
                 cells += [*_worst(one.parity[fast]), str(len(one.rounds[fast]))]

@@ -14,7 +14,7 @@ from bench.limits import available_cores
 from bench.record import JobSpec
 from tests.conftest import ROOT
 
-# In a step's environment: what each runtime says of itself. PyTorch's is asked as a step leaves it.
+# In a step's environment: what each runtime says of itself. PyTorch takes OMP_NUM_THREADS.
 _ASKED = """
 import json, sys
 import onnxruntime, torch
