@@ -19,6 +19,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from bench.catalog import BertConfig
+from bench.job.repeated import Repeated
 
 __all__ = ["Bert", "BertConfig", "build", "parameter_count"]
 
@@ -60,7 +61,7 @@ class MLP(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class Block(Repeated):
     """One residual block, normed after each sum: norm(x + attention(x)), norm(x + mlp(x))."""
 
     def __init__(self, config: BertConfig) -> None:

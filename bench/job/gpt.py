@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from bench.catalog import MODELS as PRESETS
 from bench.catalog import Geometry, GPTConfig
 from bench.errors import UsageFault
+from bench.job.repeated import Repeated
 
 __all__ = ["GPT", "PRESETS", "GPTConfig", "build", "parameter_count", "preset", "tokens_for"]
 
@@ -63,7 +64,7 @@ class MLP(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class Block(Repeated):
     """One residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: GPTConfig) -> None:

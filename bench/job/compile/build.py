@@ -42,6 +42,7 @@ FLOATS = {"llvm": ("float32",), "cuda": ("float32", "float16")}
 class Compiled:
     """Code, and the parameters in the layout that the code expects them in.
 
+    Those that are as the module has them lie in the memory of its own: to be read only.
     ``compile_s`` is the time from the PyTorch module to machine code that is not linked yet, in
     seconds.
     """
@@ -173,7 +174,7 @@ def tvm_version() -> str:
 def sources_digest() -> str:
     """The sha256 of everything in this project that decides what code and parameters come out."""
     job = Path(__file__).resolve().parent.parent
-    models = [job / name for name in ("gpt.py", "cached.py", "bert.py")]
+    models = [job / name for name in ("gpt.py", "cached.py", "bert.py", "repeated.py")]
     # Stored beside the code are the parameters: these read them from a checkpoint and round them.
     loaders = [
         job / "quantise.py",

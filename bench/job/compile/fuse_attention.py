@@ -15,7 +15,8 @@ import numpy as np
 
 from bench.job.compile import api
 from bench.job.compile.api import relax
-from bench.job.compile.graph import Graph, integers
+from bench.job.compile.graph import Graph, integers, without_dead
+from bench.job.compile.kernels import Kernels
 from bench.job.compile.schedules import attention
 from bench.job.compile.schedules.gpu import attention as gpu_attention
 from bench.job.compile.target import CompileTarget
@@ -46,6 +47,7 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
 
     def __init__(self, mod: Any, target: CompileTarget) -> None:
         super().__init__(mod)
+        self.kernels = Kernels(self.builder_)
         self.target = target
         self.main = mod["main"]
         halves = any(api.shape_of(param, "float16") is not None for param in self.main.params)
@@ -55,7 +57,7 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
     def rewrite(self) -> Any:
         main = self.visit_expr(self.main)
         self.builder_.update_func(self.builder_.get().get_global_var("main"), main)
-        return relax.transform.DeadCodeElimination()(self.builder_.get())
+        return without_dead(self.builder_.get())
 
     def visit_call_(self, call: Any) -> Any:
         """A kernel, where ``call`` puts the heads of an attention together."""
@@ -107,9 +109,13 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
         if self.target.kind == "cuda":
             if not gpu_attention.fits(heads.d):
                 return None
-            kernel = gpu_attention.attention(*sizes, scale=scale, causal=causal, dtype=self.dtype)
+            kernel = self.kernels.var(
+                gpu_attention.attention, *sizes, scale=scale, causal=causal, dtype=self.dtype
+            )
         else:
-            kernel = attention.attention(*sizes, scale=scale, causal=causal, target=self.target)
+            kernel = self.kernels.var(
+                attention.attention, *sizes, scale=scale, causal=causal, target=self.target
+            )
         shape = (heads.b, heads.t, 3, heads.h, heads.d)
         return self._call(kernel, [self._joint(heads, shape)], _without(shape, 2), call)
 
@@ -165,14 +171,14 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
             return None
         args = [self._joint(heads, (b, 3, h, d)), *map(self.visit_expr, (keys, values, position))]
         if self.target.kind != "cuda":
-            kernel = attention.attend(b, h, d, s, scale=scale, target=self.target)
+            kernel = self.kernels.var(attention.attend, b, h, d, s, scale=scale, target=self.target)
             return self._call(kernel, args, (b, h, d), call)
-        kernel = gpu_attention.attend(b, h, d, s, scale=scale, dtype=self.dtype)
+        kernel = self.kernels.var(gpu_attention.attend, b, h, d, s, scale=scale, dtype=self.dtype)
         parts = gpu_attention.parts_of(s)
         if parts == 1:
             return self._call(kernel, args, (b, h, d), call)
         found = self._kernel(kernel, args, (b, h, parts, d + 2), "float32")
-        merge = gpu_attention.merge(b, h, d, parts, dtype=self.dtype)
+        merge = self.kernels.var(gpu_attention.merge, b, h, d, parts, dtype=self.dtype)
         return self._call(merge, [found], (b, h, d), call)
 
     def _softmaxed(self, weights: Any) -> Any:
@@ -264,8 +270,7 @@ class _UseAttention(api.PyExprMutator):  # type: ignore[misc]  # TVM has no type
         return bool(self.graph.bare(one).same_as(self.graph.bare(other)))
 
     def _kernel(self, kernel: Any, args: list[Any], shape: tuple[int, ...], dtype: str) -> Any:
-        var = self.builder_.add_func(kernel, api.kernel_name(kernel))
-        return self.builder_.emit(relax.call_tir(var, args, api.tensor_type(shape, dtype)))
+        return self.builder_.emit(relax.call_tir(kernel, args, api.tensor_type(shape, dtype)))
 
     def _call(self, kernel: Any, args: list[Any], shape: tuple[int, ...], call: Any) -> Any:
         result = self._kernel(kernel, args, shape, self.dtype)

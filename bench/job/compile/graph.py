@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.job.compile import api
+from bench.job.compile import api, names
 
 _NUMPY: dict[str, Any] = {
     "relax.less_equal": np.less_equal,
@@ -34,6 +34,29 @@ def integers(expr: Any) -> tuple[int | None, ...]:
     if parts is None:
         parts = expr if hasattr(expr, "__len__") else [expr]
     return tuple(integer(part) for part in parts)
+
+
+def without_dead(mod: Any) -> Any:
+    """``mod`` without the bindings of ``main`` that nobody reads, and functions nobody calls.
+
+    The bindings of a GPT are thousands, and TVM's own pass takes time by the square of how many
+    it removes: it finds few left.
+    """
+    main = mod["main"]
+    live = set(api.relax.analysis.free_vars(main.body.body))
+    blocks = []
+    for block in reversed(main.body.blocks):
+        kept = []
+        for binding in reversed(block.bindings):
+            if binding.var in live:
+                live.update(api.relax.analysis.free_vars(binding.value))
+                kept.append(binding)
+        blocks.append(type(block)(kept[::-1]))
+    body = api.relax.SeqExpr(blocks[::-1], main.body.body)
+    kind = names.type_of(main.body.body)
+    main = api.relax.Function(main.params, body, kind, is_pure=main.is_pure, attrs=main.attrs)
+    mod["main"] = main
+    return api.relax.transform.DeadCodeElimination()(mod)
 
 
 class Graph:

@@ -11,12 +11,15 @@ import numpy as np
 import torch
 
 from bench.errors import UsageFault
-from bench.job.compile import api, check
+from bench.job.compile import api, check, layers
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A Relax module and what its ``main`` takes after the inputs, in that order."""
+    """A Relax module and what its ``main`` takes after the inputs, in that order.
+
+    ``params`` lie in the memory of the module's own parameters: they are read, never written.
+    """
 
     mod: Any  # tvm.IRModule
     params: list[np.ndarray]
@@ -44,10 +47,10 @@ def import_module(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch.export's own
         # Decomposed here, so that what is checked is what is imported.
-        exported = torch.export.export(module, example).run_decompositions()
+        exported = layers.export(module, example)
         check.check(exported, example)
         try:
             mod, params = api.import_exported(exported)
         except Exception as error:  # it raises whatever its rules run into
             raise check.failure(error) from error
-    return Imported(mod, [param.numpy() for param in params])
+    return Imported(mod, [np.from_dlpack(param) for param in params])

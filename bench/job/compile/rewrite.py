@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from bench.job.compile import api
 from bench.job.compile.api import relax
-from bench.job.compile.graph import Graph
+from bench.job.compile.graph import Graph, without_dead
+from bench.job.compile.kernels import Kernels
 from bench.job.compile.schedules import linear, matmul, panels, rows
 from bench.job.compile.schedules.tile import panel_width
 from bench.job.compile.target import CompileTarget
+from bench.limits import available_cores
 
 # On ``main``: for every parameter after the inputs the panel width it is packed to, or 0.
 PACKED_ATTR = "bench.packed"
@@ -21,6 +24,7 @@ PACKED_ATTR = "bench.packed"
 # scales, they are parameters too: after all others, in the order of the weights that they are of.
 STORED_ATTR = "bench.stored"
 
+_PACKERS = 4
 _BROADCAST = "relax.broadcast_to"
 
 
@@ -50,16 +54,15 @@ def pack_params(mod: Any, params: Sequence[np.ndarray]) -> list[np.ndarray]:
         return list(params)
     widths = [int(width) for width in attrs[PACKED_ATTR]]
     stored = panels.FORMATS[str(attrs[STORED_ATTR])]
-    found, scales = [], []
-    for param, width in zip(params, widths, strict=True):
-        if not width:
-            found.append(param)
-            continue
-        packed, scale = stored.stored(param, width)
-        found.append(packed)
-        if scale is not None:
-            scales.append(scale)
-    return found + scales
+
+    def packed(one: tuple[np.ndarray, int]) -> tuple[np.ndarray, np.ndarray | None]:
+        param, width = one
+        return stored.stored(param, width) if width else (param, None)
+
+    # NumPy holds no lock while it copies. A weight may take several times its size meanwhile.
+    with ThreadPoolExecutor(min(available_cores(), _PACKERS)) as threads:
+        made = list(threads.map(packed, zip(params, widths, strict=True)))
+    return [param for param, _ in made] + [scale for _, scale in made if scale is not None]
 
 
 def legalize_map() -> dict[str, Callable[[Any, Any], Any]]:
@@ -92,6 +95,7 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
         stored: panels.Format,
     ) -> None:
         super().__init__(mod)
+        self.kernels = Kernels(self.builder_)
         self.target = target
         self.pack, self.epilogues, self.stored = packed, epilogues, stored
         self.main = mod["main"]
@@ -121,7 +125,7 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
         main = main.with_attrs({PACKED_ATTR: widths, STORED_ATTR: self.stored.name})
         self.builder_.update_func(self.builder_.get().get_global_var("main"), main)
         # A product that is part of a biased one, and its kernel, are no longer used.
-        return relax.transform.DeadCodeElimination()(self.builder_.get())
+        return without_dead(self.builder_.get())
 
     def _packable(self) -> set[Any]:
         """Parameters all of whose uses a packed weight can serve."""
@@ -147,7 +151,7 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
                     refused.add(transposed[used])
                 elif not (self._is_lookup(value) and position == 0):
                     refused.add(used)
-        return {param for param in allowed - refused if param in set(self.main.params)}
+        return (allowed - refused) & set(self.main.params)
 
     def _transposed_weight(self, value: Any) -> Any:
         """The matrix that ``value`` is the transpose of, if it is a parameter's."""
@@ -198,12 +202,9 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
             replacement = self._softmax(call)
         return super().visit_call_(call) if replacement is None else replacement
 
-    def _kernel(
-        self, kernel: Any, args: list[Any], shape: Sequence[int], out: Sequence[int]
-    ) -> Any:
+    def _call(self, kernel: Any, args: list[Any], shape: Sequence[int], out: Sequence[int]) -> Any:
         """A call of ``kernel`` that fills ``shape``, seen as ``out``."""
-        var = self.builder_.add_func(kernel, api.kernel_name(kernel))
-        result = relax.call_tir(var, args, api.tensor_type(shape))
+        result = relax.call_tir(kernel, args, api.tensor_type(shape))
         return relax.op.reshape(self.builder_.emit(result), list(out))
 
     def _reshaped(self, expr: Any, *shape: int) -> Any:
@@ -233,7 +234,8 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
             return None
         n, k, packed = self.packed[weight]
         m = math.prod(shape[:-1])
-        kernel = linear.linear(
+        kernel = self.kernels.var(
+            linear.linear,
             *(m, n, k),
             bias=bias is not None,
             target=self.target,
@@ -246,7 +248,7 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
             args.append(self.visit_expr(bias))
         if residual is not None:
             args.append(self._reshaped(residual, m, n))
-        return self._kernel(kernel, args, (m, n), out or (*shape[:-1], n))
+        return self._call(kernel, args, (m, n), out or (*shape[:-1], n))
 
     def _biased(self, total: Any) -> tuple[Any, Any] | None:
         """The product and the bias (N,) whose sum the call ``total`` is."""
@@ -294,18 +296,19 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
         if left is None or right is None or len(left) < 2 or left[:-2] != right[:-2]:
             return None
         (m, k), n, g = left[-2:], right[-1], math.prod(left[:-2])
-        kernel = matmul.matmul(g, m, k, n, self.target)
+        kernel = self.kernels.var(matmul.matmul, g, m, k, n, self.target)
         args = [self._reshaped(call.args[0], g, m, k), self._reshaped(call.args[1], g, k, n)]
-        return self._kernel(kernel, args, (g, m, n), (*left[:-1], n))
+        return self._call(kernel, args, (g, m, n), (*left[:-1], n))
 
     def _gather(self, call: Any) -> Any:
         if call.args[0] not in self.packed or not self._is_lookup(call):
             return None
         n, k, packed = self.packed[call.args[0]]
         (count,) = api.shape_of(call.args[1], "int32") or (0,)
-        kernel = linear.gather(count, n, k, panel_width(self.target), self.stored)
+        width = panel_width(self.target)
+        kernel = self.kernels.var(linear.gather, count, n, k, width, self.stored)
         args = [*packed, self.visit_expr(call.args[1])]
-        return self._kernel(kernel, args, (count, k), (count, k))
+        return self._call(kernel, args, (count, k), (count, k))
 
     def _layer_norm(self, call: Any) -> Any:
         shape, attrs = api.float32_shape(call.args[0]), call.attrs
@@ -314,14 +317,14 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
         if [int(axis) for axis in attrs.axes] not in ([-1], [len(shape) - 1]):
             return None
         m, n = math.prod(shape[:-1]), shape[-1]
-        kernel = rows.layer_norm(m, n, float(attrs.epsilon), self.target)
+        kernel = self.kernels.var(rows.layer_norm, m, n, float(attrs.epsilon), self.target)
         args = [self._reshaped(call.args[0], m, n), *map(self.visit_expr, call.args[1:])]
-        return self._kernel(kernel, args, (m, n), shape)
+        return self._call(kernel, args, (m, n), shape)
 
     def _softmax(self, call: Any) -> Any:
         shape = api.float32_shape(call.args[0])
         if shape is None or int(call.attrs.axis) not in (-1, len(shape) - 1):
             return None
         m, n = math.prod(shape[:-1]), shape[-1]
-        kernel = rows.softmax(m, n, self.target)
-        return self._kernel(kernel, [self._reshaped(call.args[0], m, n)], (m, n), shape)
+        kernel = self.kernels.var(rows.softmax, m, n, self.target)
+        return self._call(kernel, [self._reshaped(call.args[0], m, n)], (m, n), shape)

@@ -57,10 +57,13 @@ def packed_shape(n: int, k: int, width: int) -> tuple[int, int, int]:
 def pack(weight: np.ndarray, width: int) -> np.ndarray:
     """A weight (N, K) as panels (ceil(N / width), K, width)."""
     n, k = weight.shape
-    panels = ceil_div(n, width)
-    padded = np.zeros((panels * width, k), weight.dtype)
-    padded[:n] = weight
-    return np.ascontiguousarray(padded.reshape(panels, width, k).transpose(0, 2, 1))
+    full = n // width
+    # Each element is read and written once: fresh memory is dear, and a model is large.
+    packed = np.empty(packed_shape(n, k, width), weight.dtype)
+    packed[:full] = weight[: full * width].reshape(full, width, k).transpose(0, 2, 1)
+    packed[full:, :, : n % width] = weight[full * width :].T
+    packed[full:, :, n % width :] = 0
+    return packed
 
 
 def _from_bfloat16(word: Any) -> Any:
