@@ -56,6 +56,19 @@ class Stack(nn.Module):
             x = part(x)
         return x
 
+    def layer(self, place: int) -> Layer:
+        """One of them, where it is one of ours."""
+        found = self.parts[place]
+        assert isinstance(found, Layer)
+        return found
+
+
+def assert_compiles(module: nn.Module, pipeline: str) -> None:
+    """What it computes, compiled, is what PyTorch says."""
+    compiled = build.compile_module(module, X, pipeline, detect_cpu(2))
+    loaded = build.Loaded(compiled.executable.jit(), build.Parameters(compiled.params, "cpu"))
+    np.testing.assert_allclose(loaded(X[0].numpy()), module(*X).numpy(), atol=1e-5)
+
 
 def stack(count: int = 4) -> Stack:
     return Stack(*(Layer() for _ in range(count)))
@@ -75,9 +88,11 @@ def calls(kind: type[nn.Module]) -> Iterator[list[nn.Module]]:
         yield found
 
 
-def whole(module: nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
-    """The program that torch.export makes of all layers."""
-    return layers._exported(module, example)
+def traced(module: nn.Module, kind: type[nn.Module] = Layer, example: Any = X) -> int:
+    """How many of the layers of this kind ran while ``module`` was exported."""
+    with calls(kind) as ran:
+        layers.export(module, example)
+    return len(set(map(id, ran)))
 
 
 def imported(program: Any, example: tuple[torch.Tensor, ...]) -> tuple[Any, list[np.ndarray]]:
@@ -89,7 +104,7 @@ def imported(program: Any, example: tuple[torch.Tensor, ...]) -> tuple[Any, list
 def assert_same(module: nn.Module, example: tuple[torch.Tensor, ...]) -> None:
     """Relax cannot tell the two ways apart, and the parameters come in the same order."""
     mod, params = imported(layers.export(module, example), example)
-    wanted, wanted_params = imported(whole(module, example), example)
+    wanted, wanted_params = imported(layers._exported(module, example), example)
     try:
         tvm.ir.assert_structural_equal(mod, wanted, map_free_vars=True)
     except ValueError as error:  # it goes on to print both
@@ -116,10 +131,7 @@ def test_it_is_the_program_of_all_layers_and_only_the_first_was_run(
     module: nn.Module, example: tuple[torch.Tensor, ...], kind: type[nn.Module]
 ) -> None:
     assert_same(module, example)
-    with calls(kind) as ran:
-        layers.export(module, example)
-    assert ran
-    assert len(set(map(id, ran))) == 1
+    assert traced(module, kind, example) == 1
 
 
 def test_a_deeper_model_runs_its_layers_no_more_often() -> None:
@@ -154,17 +166,13 @@ class Writing(Stack):
 
 
 def test_two_layers_are_traced_as_they_are() -> None:
-    with calls(Layer) as ran:
-        layers.export(stack(2), X)
-    assert len(set(map(id, ran))) == 2
+    assert traced(stack(2)) == 2
 
 
 def test_layers_that_promise_nothing_are_each_traced() -> None:
     module = Writing(*(Unmarked() for _ in range(4)))
     assert_same(module, X)
-    with calls(Unmarked) as ran:
-        layers.export(module, X)
-    assert len(set(map(id, ran))) == 4
+    assert traced(module, Unmarked) == 4
 
 
 def test_a_module_is_left_as_it_was() -> None:
@@ -237,7 +245,7 @@ class Peeking(Stack):
     """A model that uses a layer's weight beside the layer."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) @ self.parts[1].linear.weight  # type: ignore[union-attr,operator]
+        return super().forward(x) @ self.layer(1).linear.weight
 
 
 class Growing(Stack):
@@ -262,15 +270,14 @@ class Idle(Stack):
     """A model that calls no layer as such."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for part in self.parts:
-            x = part.linear(x)  # type: ignore[operator]
+        for place in range(len(self.parts)):
+            x = self.layer(place).linear(x)
         return x
 
 
 def hooked() -> Stack:
     module = stack()
-    linear: nn.Module = module.parts[2].linear  # type: ignore[assignment]
-    linear.register_forward_hook(lambda _module, _args, out: out * 2)
+    module.layer(2).linear.register_forward_hook(lambda _module, _args, out: out * 2)
     return module
 
 
@@ -320,35 +327,32 @@ def test_layers_that_are_not_alike_are_each_traced(
     assert not made
     assert_same(stack(), X)
     assert made  # where they are alike, this is what is called
-    compiled = build.compile_module(module, X, "none", detect_cpu(2))
-    loaded = build.Loaded(compiled.executable.jit(), build.Parameters(compiled.params, "cpu"))
-    np.testing.assert_allclose(loaded(X[0].numpy()), module(*X).numpy(), atol=1e-5)
+    assert_compiles(module, "none")
 
 
 # --- what layers may share and give -------------------------------------------------------------
 
 
-class Both(Stack):
+class Both(nn.Module):
     """A model that gives what each layer made, the first twice, and ties a weight to itself."""
 
-    def __init__(self, *parts: nn.Module) -> None:
-        super().__init__(*parts)
-        self.tied = self.parts[1].linear.weight  # type: ignore[union-attr]
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = stack()
+        self.tied = self.stack.layer(1).linear.weight
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         made = []
-        for part in self.parts:
+        for part in self.stack.parts:
             x = part(x)
             made.append(x)
-        return (*made, made[0], x @ self.tied)  # type: ignore[operator]
+        return (*made, made[0], x @ self.tied)
 
 
 def test_what_layers_make_may_be_given_and_their_weights_be_tied() -> None:
-    module = Both(*(Layer() for _ in range(4)))
+    module = Both()
     assert_same(module, X)
-    with calls(Layer) as ran:
-        layers.export(module, X)
-    assert len(set(map(id, ran))) == 1
+    assert traced(module) == 1
 
 
 def test_a_parameter_of_two_names_is_one() -> None:
@@ -357,18 +361,14 @@ def test_a_parameter_of_two_names_is_one() -> None:
     module.eval().requires_grad_(False)
     found = importer.import_module(module, X)
     assert sum(param.size for param in found.params) == WIDTH * WIDTH + WIDTH
-    compiled = build.compile_module(module, X, "optimized", detect_cpu(2))
-    loaded = build.Loaded(compiled.executable.jit(), build.Parameters(compiled.params, "cpu"))
-    np.testing.assert_allclose(loaded(X[0].numpy()), module(*X).numpy(), atol=1e-5)
+    assert_compiles(module, "optimized")
 
 
 def test_a_layer_may_be_called_again() -> None:
     layer = Layer()
     module = Stack(layer, Layer(), layer, Layer())
     assert_same(module, X)
-    with calls(Layer) as ran:
-        layers.export(module, X)
-    assert len(set(map(id, ran))) == 1
+    assert traced(module) == 1
 
 
 class Complex(Layer):
@@ -377,6 +377,21 @@ class Complex(Layer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = super().forward(x) + torch.special.i0(x)
         return out
+
+
+def test_a_failure_of_the_model_is_not_swallowed() -> None:
+    with pytest.raises(RuntimeError, match="same reduction dim"):
+        layers.export(stack(), (torch.randn(2, WIDTH + 1),))
+
+
+def test_nor_is_one_of_putting_layers_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_args: Any) -> Any:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(layers, "_copied", broken)
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        layers.export(stack(), X)
+    assert not layers._layers
 
 
 def test_what_tvm_lacks_is_counted_in_every_layer() -> None:

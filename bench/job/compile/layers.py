@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -29,7 +29,7 @@ _LEAST = 3  # layers from which on it is quicker: one is exported by itself
 _INTERNAL = frozenset(vars(nn.Module())) - {"training"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
-# The ignores: torch.library has no type hints.
+# The ignores, here and below: torch.library has no type hints. They hide no other error.
 _library: Any = torch.library.Library("gpt_frontend", "DEF")  # type: ignore[no-untyped-call]
 _library.define("layer(Tensor[] inputs, int index, int key) -> Tensor[]")
 _layers: dict[int, _Layer] = {}  # those that a program is being exported with
@@ -45,8 +45,7 @@ def export(module: nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
     """
     stack = _called(module, example)
     if stack is not None:
-        # Where the model is wrong, torch.export says so, of all of it.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(_UnlikeError):
             return _put_in_place(module, example, _alone(*stack))
     return _exported(module, example)
 
@@ -102,8 +101,7 @@ def _called(
         for stack in stacks:
             handle = stack[0].register_forward_pre_hook(reached(stack), with_kwargs=True)
             hooks.callback(handle.remove)
-        # What else goes wrong torch.export tells better, when it comes to the same place.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(_Reached):
             if stacks:
                 module(*example)
     if not found:
@@ -132,7 +130,7 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
     try:
         if _settings(one) != _settings(other):
             return False
-    except Exception:  # what cannot be compared may differ
+    except (RuntimeError, ValueError):  # of tensors and arrays, which answer by the element
         return False
     children = itertools.zip_longest(one.named_children(), other.named_children())
     return all(
@@ -153,6 +151,19 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 
 # --- one layer by itself ----------------------------------------------------------------------
+
+
+class _Hidden(dict[str, Any]):
+    """No parameters, in the place of those of a layer: asking for one by name says so."""
+
+    def __init__(self, held: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._names = frozenset(held)
+
+    def __contains__(self, name: object) -> bool:
+        if name in self._names:
+            raise _UnlikeError(f"a layer's {name} is used outside of the layer")
+        return False
 
 
 @dataclass(frozen=True)
@@ -179,18 +190,19 @@ class _Layer:
                 for index, layer in enumerate(self.layers):
                     forward = self._operator(index, key)
                     patches.enter_context(mock.patch.object(layer, "forward", forward))
-                    for part in layer.modules():
-                        # Each would be an input of its own, and cost what an operator costs.
-                        patches.enter_context(mock.patch.object(part, "_parameters", {}))
+                # Each parameter would be an input of its own, and cost what an operator costs.
+                for part in {part for layer in self.layers for part in layer.modules()}:
+                    hidden = _Hidden(part._parameters)
+                    patches.enter_context(mock.patch.object(part, "_parameters", hidden))
                 yield
         finally:
             del _layers[key]
 
     def _operator(self, index: int, key: int) -> Callable[..., Any]:
-        def forward(*args: torch.Tensor) -> Any:
+        def forward(*args: torch.Tensor, **named: Any) -> Any:
             forms = [_form(arg) for arg in args]
-            if forms != [_form(wanted) for wanted in self.inputs]:
-                raise _UnlikeError(f"layer {index} takes {forms}")
+            if named or forms != [_form(wanted) for wanted in self.inputs]:
+                raise _UnlikeError(f"layer {index} takes {forms} and {list(named)}")
             outputs = torch.ops.gpt_frontend.layer(list(args), index, key)
             return pytree.tree_unflatten(outputs, self.structure)
 
