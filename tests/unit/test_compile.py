@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from bench.errors import UsageFault
 from bench.job import gpt
-from bench.job.compile import build, pipelines, target
+from bench.job.compile import api, build, pipelines, rewrite, target
 from bench.job.compile.importer import import_module
 
 TOLERANCE = 2e-5  # logits are of the order of 1
@@ -235,3 +236,26 @@ def test_the_build_id_is_that_of_the_library_in_this_process() -> None:
     assert kind in ("build-id", "sha256")
     if kind == "build-id":
         assert bytes.fromhex(value) in path.read_bytes()[: 1 << 20]
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_failure_while_compiling_leaves_collection_as_it_was(
+    collecting: bool, packing: bool, cpu: target.CompileTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        assert not gc.isenabled()
+        raise RuntimeError("of this test")
+
+    config = gpt.preset("gpt-nano")
+    model, tokens = gpt.build(config, seed=1), gpt.tokens_for(config, 1, 3, seed=1)
+    place = (rewrite, "pack_params") if packing else (api, "compile_lowered")
+    monkeypatch.setattr(*place, fails)
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        with pytest.raises(RuntimeError, match="of this test"):
+            build.compile_module(model, (tokens,), "optimized", cpu)
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if before else gc.disable)()

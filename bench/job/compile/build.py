@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,14 +85,27 @@ def compile_module(
     chosen = find_pipeline(pipeline)
     api.plan_threads(target.cores)
     start = time.perf_counter()
-    with cudacc.compiler_for(target):
+    with _uncollected(), cudacc.compiler_for(target), ThreadPoolExecutor(1) as beside:
         imported = import_module(module, example, FLOATS[target.kind])
         lowered = chosen.apply(imported.mod, target, tuned)
+        # LLVM has one core, and holds no lock of Python's meanwhile.
+        params = beside.submit(rewrite.pack_params, lowered, imported.params)
         with cudacc.refusals(target):
             executable = api.compile_lowered(lowered, target.tvm())
         cudacc.check(executable, target)
-        params = rewrite.pack_params(lowered, imported.params)
-    return Compiled(executable, params, time.perf_counter() - start)
+        return Compiled(executable, params.result(), time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Within, nobody looks for cycles: that walks all of PyTorch, and finds next to none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Parameters:

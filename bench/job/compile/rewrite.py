@@ -125,7 +125,7 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
         main = main.with_attrs({PACKED_ATTR: widths, STORED_ATTR: self.stored.name})
         self.builder_.update_func(self.builder_.get().get_global_var("main"), main)
         # A product that is part of a biased one, and its kernel, are no longer used.
-        return without_dead(self.builder_.get())
+        return without_dead(relax.transform.CanonicalizeBindings()(self.builder_.get()))
 
     def _packable(self) -> set[Any]:
         """Parameters all of whose uses a packed weight can serve."""
@@ -189,6 +189,8 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
             replacement = self._linear_with_bias(call)
             if replacement is None:
                 replacement = self._linear_with_residual(call)
+        elif api.is_call(call, "relax.reshape") and api.float32_shape(call) is not None:
+            replacement = self._reshaped(call.args[0], *(api.float32_shape(call) or ()))
         elif self._activation(call) is not None:
             replacement = self._linear_with_activation(call)
         elif self._weight_of(call) in self.packed:
@@ -205,10 +207,24 @@ class _UseKernels(api.PyExprMutator):  # type: ignore[misc]
     def _call(self, kernel: Any, args: list[Any], shape: Sequence[int], out: Sequence[int]) -> Any:
         """A call of ``kernel`` that fills ``shape``, seen as ``out``."""
         result = relax.call_tir(kernel, args, api.tensor_type(shape))
+        if tuple(out) == tuple(shape):
+            return result
         return relax.op.reshape(self.builder_.emit(result), list(out))
 
     def _reshaped(self, expr: Any, *shape: int) -> Any:
-        return self.builder_.emit(relax.op.reshape(self.visit_expr(expr), list(shape)))
+        """The float32 ``expr`` in another shape, in one step: each costs a call when it runs."""
+        shown = self.visit_expr(expr)
+        while isinstance(shown, relax.Var):
+            value = self.builder_.lookup_binding(shown)
+            if isinstance(value, relax.Var):
+                shown = value
+            elif api.is_call(value, "relax.reshape"):
+                shown = value.args[0]
+            else:
+                break
+        if api.float32_shape(shown) == shape:
+            return shown
+        return self.builder_.emit(relax.op.reshape(shown, list(shape)))
 
     def _weight_of(self, value: Any) -> Any:
         """The matrix that ``value`` is the transpose of, repeated or not."""
