@@ -39,6 +39,11 @@ def of(
     return prefetch.Ahead(chosen, k, stored.size, ceil_div(n, width), group, row_tiles, target.mcpu)
 
 
+def outputs(m: int, width: int) -> int:
+    """Outputs for a product of ``m`` rows that asks: one row of many panels is read in streams."""
+    return 640 if m > 1 else 3 * width
+
+
 def asked(one: prefetch.Ahead, panel: int) -> list[list[int]]:
     """The elements that are asked for while the panel is passed, by the tile of rows."""
     return [
@@ -96,7 +101,8 @@ def test_the_kernel_asks_for_those(
     m: int, k: int, target: CompileTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel that writes over what it would ask for leaves the rest of its weights as it was."""
-    n, width, made = 640, tile.panel_width(target), []
+    width, made = tile.panel_width(target), []
+    n = outputs(m, width)
 
     def overwrite(weights: Any, at: Any) -> None:
         place = [at // (k * width), at // width % k, at % width]
@@ -123,7 +129,7 @@ def test_the_kernel_asks_for_those(
 @pytest.mark.parametrize("m", [1, 64])
 def test_the_code_asks_for_it(m: int, stored: panels.Format, target: CompileTarget) -> None:
     """As often as a step should, and into the second-level cache, on x86 and on AArch64."""
-    n, k = 640, 768
+    n, k = outputs(m, tile.panel_width(target)), 768
     code = assembly(linear.linear(m, n, k, bias=False, target=target, stored=stored), HOST.mcpu)
     wishes = [line.split()[:2] for line in code if re.match(r"\s+(prefetch|prfm)", line)]
     lines = of(m, n, k, 1, target, stored).lines
@@ -145,7 +151,8 @@ def test_zen_is_not_asked_where_few_rows_are_multiplied(
     kind, zen, other = panels.FORMATS[stored], replace(wide, mcpu="znver4"), wide
 
     def wishes(target: CompileTarget) -> int:
-        kernel = linear.linear(m, 640, 768, bias=False, target=target, stored=kind)
+        n = outputs(m, tile.panel_width(target))
+        kernel = linear.linear(m, n, 768, bias=False, target=target, stored=kind)
         return sum("prefetch" in line or "prfm" in line for line in assembly(kernel, HOST.mcpu))
 
     assert wishes(zen) == (wishes(other) if asks else 0)

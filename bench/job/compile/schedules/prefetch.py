@@ -26,6 +26,11 @@ _ZEN = "znver"
 _LEAST_ROWS = {4: 8, 2: 2, 1: 1}
 
 
+def is_zen(mcpu: str) -> bool:
+    """Whether LLVM's name for a CPU is that of an AMD Zen."""
+    return mcpu.startswith(_ZEN)
+
+
 @dataclass(frozen=True)
 class Ahead:
     """What to ask for in each step of K, where ``row_tiles`` tiles of rows pass over each panel.
@@ -46,7 +51,7 @@ class Ahead:
     @property
     def worthwhile(self) -> bool:
         """Whether to ask at all: always, but for few rows on AMD's Zen."""
-        one_tile_on_zen = self.row_tiles == 1 and self.mcpu.startswith(_ZEN)
+        one_tile_on_zen = self.row_tiles == 1 and is_zen(self.mcpu)
         return not one_tile_on_zen or self.tile.rows >= _LEAST_ROWS[self.size]
 
     @property
