@@ -54,7 +54,7 @@ def linear(
     tile = tiles.choose(m, k, width, target.lanes, target.registers)
     panels, row_tiles = ceil_div(n, width), ceil_div(m, tile.rows)
     streams = _streams(m, panels, stored, target)
-    turns = ceil_div(panels, streams)  # of a stream; the last may have fewer
+    turns = ceil_div(panels, streams)  # of each stream: the last may do its last panel again
     several = replace(tile, vectors=streams * tile.vectors)
     group = _together(panels, row_tiles, k * width, target.cores)
     ahead = Ahead(tile, k, stored.size, panels, group, row_tiles, target.mcpu)
