@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from bench.job.compile.schedules import linear, panels, tile
 from bench.job.compile.target import CompileTarget
-from tests.unit.kernels import call, draw
+from tests.unit.kernels import HOST, call, draw
 from tests.unit.test_prefetch import AVX2, AVX512, SSE
+from tests.unit.test_weight_only import assembly
 
 
 @settings(max_examples=12, deadline=None)
@@ -83,3 +84,11 @@ def test_as_many_as_leave_every_core_its_turns(
     ).script()
     turns = tile.ceil_div(tile.ceil_div(n, 32), streams)
     assert f"in T.parallel({turns})" in kernel
+
+
+@pytest.mark.parametrize("wide", [AVX512, AVX2], ids=["avx512", "avx2"])
+@pytest.mark.parametrize("mcpu", ["", "znver4"])
+def test_one_row_of_many_panels_asks_for_nothing(mcpu: str, wide: CompileTarget) -> None:
+    kernel = linear.linear(1, 640, 768, bias=False, target=replace(wide, mcpu=mcpu))
+    code = assembly(kernel, HOST.mcpu)
+    assert code and not [line for line in code if "prefetch" in line or "prfm" in line]
