@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from torch import fx
 
 from bench.catalog import GPTConfig
 from bench.job import gpt
@@ -48,6 +49,28 @@ def test_a_kernel_is_written_once_for_all_layers(
         counts.append(Counter(written))
     assert counts[0] == counts[1]
     assert sum(counts[0].values()) > 5
+
+
+@pytest.mark.parametrize("program", [None, "prefill", "step"])
+def test_no_python_code_is_written_for_all_layers(
+    program: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    write, bring = fx.Graph.python_code, api.import_exported
+
+    def noted(graph: fx.Graph, *args: Any, **named: Any) -> Any:
+        sizes.append(len(graph.nodes))
+        return write(graph, *args, **named)
+
+    def brought(exported: Any) -> Any:
+        whole.append(len(exported.graph_module.graph.nodes))
+        return bring(exported)
+
+    whole: list[int] = []
+    monkeypatch.setattr(fx.Graph, "python_code", noted)
+    monkeypatch.setattr(api, "import_exported", brought)
+    rewritten(8, program)
+    assert sizes and 2 * max(sizes) < whole[0]
 
 
 @pytest.mark.parametrize("program", [None, "prefill", "step"])

@@ -4,7 +4,8 @@ torch.export traces every layer of a model, and taking what it found apart trace
 together that is most of what another layer costs a compilation. Here a layer is an operator of
 its own while the model is exported, one that says only what shapes come out. Then every call of it
 is replaced by the nodes of the one layer that was exported by itself, so that the program in the
-end is the one that torch.export would have made, and is checked and imported as that.
+end is the one that torch.export would have made, and is checked and imported as that. What counts
+is its graph: Python code for it would be written for all layers and is run by nobody.
 """
 
 from __future__ import annotations
@@ -68,7 +69,6 @@ def _exported(module: nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
             node.replace_all_uses_with(kept)
             graph.erase_node(node)
             specs.remove(spec)
-    program.graph_module.recompile()
     return program
 
 
@@ -274,7 +274,6 @@ def _put_in_place(module: nn.Module, example: tuple[torch.Tensor, ...], layer: _
                 graph.erase_node(item)
             graph.erase_node(node)
     graph.lint()
-    program.graph_module.recompile()
     return program
 
 
