@@ -31,17 +31,27 @@ def test_every_name_in_the_catalog_is_a_backend() -> None:
         assert backend.slow_by_nature == (name == "tvm-none")
 
 
-def test_torch_compile_freezes_its_weights_on_a_cpu_and_says_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    frozen = []
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Inductor has frozen: an entry for each graph."""
+    seen: list[Any] = []
     freeze = freezing.freeze
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        frozen.append(args)
+        seen.append(args)
         return freeze(*args, **kwargs)
 
     monkeypatch.setattr(freezing, "freeze", counted)
+    return seen
+
+
+def test_torch_compile_freezes_both_functions_of_a_decoder(frozen: list[Any]) -> None:
+    spec = SPEC.model_copy(update={"mode": "decode"})
+    backends.load("torch-compile").prepare(spec, programs(spec))
+    assert len(frozen) == 2
+
+
+def test_torch_compile_freezes_its_weights_on_a_cpu_and_says_so(frozen: list[Any]) -> None:
     prepared = backends.load("torch-compile").prepare(SPEC, programs())
     assert len(frozen) == 1
     assert prepared.target is not None

@@ -108,3 +108,16 @@ def test_an_arm_without_a_feature_of_its_model_is_not_taken_for_it() -> None:
         assert (
             cpu.choose("neoverse-v1", known, frozenset(kernel.split()), lambda _: model) == chosen
         )
+
+
+def test_more_registers_are_not_used_where_the_machine_does_not_say_that_it_has_them() -> None:
+    """LLVM's Diamond Rapids, less what the kernel has no word for."""
+    apx = ("egpr", "ndd", "nf", "ccmp", "zu", "ppx", "push2pop2")
+    features = {"diamondrapids": frozenset({"avx512f", *apx}), "haswell": frozenset({"avx2"})}
+    named = "diamondrapids", frozenset(features)
+    for flags, lacks, chosen in (
+        ({"avx512f", "avx2"}, sorted(apx), "haswell"),
+        ({"avx512f", "avx2", "apx"}, [], "diamondrapids"),
+    ):
+        assert cpu.lacking(features["diamondrapids"], frozenset(flags)) == tuple(lacks)
+        assert cpu.choose(*named, frozenset(flags), features.__getitem__) == chosen

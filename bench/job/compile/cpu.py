@@ -48,6 +48,8 @@ _FEATURES = {
     "fma4": "fma4",
     "xop": "xop",
     "tbm": "tbm",
+    # APX: registers that any code may use.
+    **dict.fromkeys(("egpr", "ndd", "nf", "ccmp", "zu", "ppx", "push2pop2"), "apx"),
     # AArch64; the kernel's names are those of its ELF hwcaps.
     "neon": "asimd",
     "crc": "crc32",
