@@ -111,7 +111,7 @@ def test_an_arm_without_a_feature_of_its_model_is_not_taken_for_it() -> None:
 
 
 def test_more_registers_are_not_used_where_the_machine_does_not_say_that_it_has_them() -> None:
-    """LLVM's Diamond Rapids, less what the kernel has no word for."""
+    """APX, which LLVM's Diamond Rapids has and a virtual machine may hide."""
     apx = ("egpr", "ndd", "nf", "ccmp", "zu", "ppx", "push2pop2")
     features = {"diamondrapids": frozenset({"avx512f", *apx}), "haswell": frozenset({"avx2"})}
     named = "diamondrapids", frozenset(features)

@@ -56,6 +56,7 @@ def test_no_python_code_is_written_for_all_layers(
     program: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
+    whole: list[int] = []
     write, bring = fx.Graph.python_code, api.import_exported
 
     def noted(graph: fx.Graph, *args: Any, **named: Any) -> Any:
@@ -66,7 +67,6 @@ def test_no_python_code_is_written_for_all_layers(
         whole.append(len(exported.graph_module.graph.nodes))
         return bring(exported)
 
-    whole: list[int] = []
     monkeypatch.setattr(fx.Graph, "python_code", noted)
     monkeypatch.setattr(api, "import_exported", brought)
     rewritten(8, program)
