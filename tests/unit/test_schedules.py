@@ -152,9 +152,18 @@ def test_exp_over_the_whole_range() -> None:
     x = np.linspace(-87, 88.5, 1 << 14).astype(np.float32)
     expected = np.exp(x.astype(np.float64))
     assert np.abs(apply(vectormath.exp, x) / expected - 1).max() < 5e-7
-    edges = np.array([-np.inf, -200, -100, 0, 89, 200, np.inf, np.nan] * 2, np.float32)
+    edges = np.array([-np.inf, -200, -104, 0, 89, 200, np.inf, np.nan] * 2, np.float32)
     with np.errstate(over="ignore"):
         np.testing.assert_allclose(apply(vectormath.exp, edges), np.exp(edges), rtol=1e-6)
+
+
+def test_exp_is_normal_or_zero() -> None:
+    least = np.finfo(np.float32).smallest_normal
+    x = np.linspace(-110, -87, 1 << 14).astype(np.float32)
+    got = apply(vectormath.exp, x)
+    assert (got[x < np.log(least)] == 0).all()
+    assert (got[x > -87.32] >= least).all()
+    assert ((got == 0) | (got >= least)).all()
 
 
 def gelu_tanh(x: np.ndarray) -> np.ndarray:

@@ -5,12 +5,14 @@ summed so far is rescaled when a larger score turns up, so that no (T, T) tensor
 (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al.,
 "FlashAttention", 2022). ``attend`` is for one query and a cache of keys and values.
 
-The queries of a block lie in the lanes of the vectors: a maximum or a sum over the keys is then
-an operation between vectors, and never one within a vector.
+The queries of a block lie in the lanes of the vectors while there are scores of them: a maximum or
+a sum over the keys is then an operation between vectors, and never one within a vector. What is
+made of the values lies as these do, so that it is not turned around when it is written.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -39,6 +41,7 @@ def attention(
     width = tile.columns  # queries of one block
     keys = tile.rows * ceil_div(min(_KEYS, t), tile.rows)
     blocks = ceil_div(t, width)
+    columns = _columns(d, target)
 
     def body() -> None:
         qkv = T.arg("qkv", T.buffer((b, t, 3, h, d), "float32"))
@@ -47,13 +50,14 @@ def attention(
         with T.parallel(0, b * h * blocks) as index:
             batch, head = index // (h * blocks), index // blocks % h
             row = bind(T.min(index % blocks * width, t - width))
-            queries, sums = local_buffer(d * width), local_buffer(d * width)
+            queries, sums = local_buffer(d * width), local_buffer(width * d)
             scores = local_buffer(keys * width)
             peak, fresh, total = (local_buffer(width) for _ in range(3))
             with T.serial(0, width) as i, T.serial(0, d) as p:
                 at = p * width + i
                 T.buffer_store(queries, qkv[batch, row + i, 0, head, p] * T.float32(scale), [at])
-                T.buffer_store(sums, T.float32(0), [at])
+            with T.serial(0, d) as p:
+                _each_lane(tile, lambda j: T.buffer_store(sums, T.float32(0), [p * width + j]))
             _each_lane(tile, lambda j: T.buffer_store(peak, tirx.const(_LOWEST, "float32"), [j]))
             _each_lane(tile, lambda j: T.buffer_store(total, T.float32(0), [j]))
             seen = T.min(row + width, t) if causal else t
@@ -81,22 +85,40 @@ def attention(
 
                     each(tile, put)
 
-                _rescale(tile, d, count, scores, sums, (peak, fresh, total))
+                _powers(tile, count, scores, (peak, fresh, total))
+
+                def add(i: Any, p: Any, value: Any) -> None:
+                    at = i * d + p
+                    T.buffer_store(sums, sums[at] * peak[i] + value, [at])
+
                 _add_values(
-                    tile, d, count, scores, sums, lambda j, p: qkv[batch, first + j, 2, head, p]
+                    columns,
+                    (count, width),
+                    lambda j, i: scores[j * width + i],
+                    lambda j, p: qkv[batch, first + j, 2, head, p],
+                    add,
                 )
+                _each_lane(tile, lambda j: T.buffer_store(peak, fresh[j], [j]))
             _each_lane(tile, lambda j: T.buffer_store(total, T.float32(1) / total[j], [j]))
-            with T.serial(0, width) as i, T.serial(0, d) as p:
-                T.buffer_store(out, sums[p * width + i] * total[i], [batch, row + i, head, p])
+            with T.serial(0, width) as i:
+
+                def write(start: int, j: Any) -> None:
+                    p = start + j
+                    value = sums[i * d + p] * total[i]
+                    T.buffer_store(out, value, [batch, row + i, head, p])
+
+                for start, part in columns:
+                    _each_lane(part, functools.partial(write, start))
 
     kind = "causal_attention" if causal else "attention"
     return prim_func(f"{kind}_{b}x{t}x{h}x{d}", body)
 
 
-def _rescale(
-    tile: Tile, d: int, count: Any, scores: Any, sums: Any, state: tuple[Any, Any, Any]
-) -> None:
-    """Emit: scores to powers of e, and all that was summed before to their new maximum."""
+def _powers(tile: Tile, count: Any, scores: Any, state: tuple[Any, Any, Any]) -> None:
+    """Emit: scores to powers of e, their maximum to ``fresh``.
+
+    ``peak``, the maximum before, becomes what all that was summed before has to be multiplied by.
+    """
     peak, fresh, total = state
     width = tile.columns
     _each_lane(tile, lambda j: T.buffer_store(fresh, peak[j], [j]))
@@ -106,11 +128,6 @@ def _rescale(
         )
     _each_lane(tile, lambda j: T.buffer_store(peak, vectormath.exp(peak[j] - fresh[j]), [j]))
     _each_lane(tile, lambda j: T.buffer_store(total, total[j] * peak[j], [j]))
-    with T.serial(0, d) as p:
-        _each_lane(
-            tile,
-            lambda j: T.buffer_store(sums, sums[p * width + j] * peak[j], [p * width + j]),
-        )
     with T.serial(0, count) as k:
 
         def power(j: Any) -> None:
@@ -119,34 +136,53 @@ def _rescale(
             T.buffer_store(total, total[j] + scores[at], [j])
 
         _each_lane(tile, power)
-    _each_lane(tile, lambda j: T.buffer_store(peak, fresh[j], [j]))
+
+
+def _columns(d: int, target: CompileTarget) -> list[tuple[int, Tile]]:
+    """Where the parts of D columns begin, none of them twice, and the tile of each.
+
+    As many queries are in a tile as there are registers for, and a power of two, so that those of
+    a block are tiles and nothing is left.
+    """
+    most = (target.registers - target.registers // 4) // 2
+    parts: list[tuple[int, Tile]] = []
+    start = 0
+    while start < d:
+        lanes = min(target.lanes, _power_within(d - start))
+        vectors = 2 if d - start >= 2 * lanes == 2 * target.lanes else 1
+        parts.append((start, Tile(_power_within(most), vectors, lanes, 1)))
+        start += vectors * lanes
+    return parts
+
+
+def _power_within(n: int) -> int:
+    """The greatest power of two that is not above ``n``."""
+    return 1 << (n.bit_length() - 1)
 
 
 def _add_values(
-    tile: Tile, d: int, count: Any, weights: Any, sums: Any, value: Callable[[Any, Any], Any]
+    columns: list[tuple[int, Tile]],
+    sizes: tuple[Any, int],
+    weight: Callable[[Any, Any], Any],
+    value: Callable[[Any, Any], Any],
+    put: Callable[[Any, Any, Any], None],
 ) -> None:
-    """Emit: sums (D, width) plus the values (keys, D) times their weights (keys, width)."""
-    width = tile.columns
-    whole, left = divmod(d, tile.rows)
+    """Emit ``put`` for the sums (queries, D) of the values (keys, D) times their weights.
 
-    def add(rows: int, start: Any) -> None:
-        part = replace(tile, rows=rows, unroll=1)
-        acc = accumulate(
-            part, count, lambda i, j: value(j, start + i), lambda j, c: weights[j * width + c]
-        )
+    ``sizes`` are of keys and queries; weights are (keys, queries).
+    """
+    keys, queries = sizes
+    for start, whole in columns:
+        part = replace(whole, rows=min(whole.rows, queries))
 
-        def put(i: int, c: Any) -> None:
-            at = (start + i) * width + c
-            T.buffer_store(sums, sums[at] + acc[i][c], [at])
+        def block(first: Any, start: int = start, part: Tile = part) -> None:
+            acc = accumulate(
+                part, keys, lambda i, j: weight(j, first + i), lambda j, c: value(j, start + c)
+            )
+            each(part, lambda i, c: put(first + i, start + c, acc[i][c]))
 
-        each(part, put)
-
-    if whole:
-        with T.serial(0, whole) as block:
-            add(tile.rows, block * tile.rows)
-    if left:
-        with T.serial(0, 1):  # the accumulators live until the end of a frame
-            add(left, whole * tile.rows)
+        with T.serial(0, queries // part.rows) as index:
+            block(index * part.rows)
 
 
 def _each_lane(tile: Tile, put: Callable[[Any], Any]) -> None:

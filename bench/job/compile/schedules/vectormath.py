@@ -16,6 +16,9 @@ _TERMS = [1 / math.factorial(n) for n in range(8)]
 # ln 2 in two parts, the first with zeros at its end, so that n * _LN2_HIGH is exact.
 _LN2_HIGH = 0.693359375
 _LN2_LOW = math.log(2) - _LN2_HIGH
+# e to this is the least normal float32, and a little. A multiplication that gives less takes a CPU
+# a hundred times as long as another, and masked scores of attention, -inf, would all come to it.
+_LEAST_EXPONENT = -87.33
 
 # 1 - Phi(x) for x >= 0 is phi(x) times a polynomial in 1 / (1 + step * x), to 7.5e-8.
 _TAIL_STEP = 0.2316419
@@ -26,20 +29,25 @@ _TAIL = [
 
 
 def exp(x: Any) -> Any:
-    """e ** x for a float32 expression, within 2 units in the last place; NaN stays NaN."""
+    """e ** x for a float32 expression, within 2 units in the last place; NaN stays NaN.
+
+    Below the least normal float32 it is 0.
+    """
     f32 = _f32
-    # Past these bounds the result is 0 or infinity all the same. NaN fails both comparisons
-    # and is the second operand of each, so it passes through.
-    x = tirx.min(f32(90), tirx.max(f32(-105), x))
+    # Past these bounds the result is 0 or infinity. NaN fails all comparisons, and is the second
+    # operand of the least and of the greatest, so it passes through.
+    vanishes = x < f32(_LEAST_EXPONENT)
+    x = tirx.min(f32(90), tirx.max(f32(_LEAST_EXPONENT), x))
     n = tirx.floor(x * f32(1 / math.log(2)) + f32(0.5))
     r = x - n * f32(_LN2_HIGH) - n * f32(_LN2_LOW)
     p = f32(_TERMS[-1])
     for term in reversed(_TERMS[:-1]):
         p = p * r + f32(term)
-    # 2**n in two factors: n reaches from -152 to 130, a float's exponent from -126 to 127.
+    # 2**n in two factors: n reaches to 130, a float's exponent to 127.
     whole = tirx.Cast("int32", n)
     half = whole >> 1
-    return p * _power_of_two(half) * _power_of_two(whole - half)
+    power = p * _power_of_two(half) * _power_of_two(whole - half)
+    return tirx.Select(vanishes, f32(0), power)
 
 
 def tanh(x: Any) -> Any:
