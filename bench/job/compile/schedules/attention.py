@@ -41,7 +41,7 @@ def attention(
     width = tile.columns  # queries of one block
     keys = tile.rows * ceil_div(min(_KEYS, t), tile.rows)
     blocks = ceil_div(t, width)
-    columns = _columns(d, target)
+    columns = _columns(d, width, target)
 
     def body() -> None:
         qkv = T.arg("qkv", T.buffer((b, t, 3, h, d), "float32"))
@@ -138,19 +138,19 @@ def _powers(tile: Tile, count: Any, scores: Any, state: tuple[Any, Any, Any]) ->
         _each_lane(tile, power)
 
 
-def _columns(d: int, target: CompileTarget) -> list[tuple[int, Tile]]:
+def _columns(d: int, queries: int, target: CompileTarget) -> list[tuple[int, Tile]]:
     """Where the parts of D columns begin, none of them twice, and the tile of each.
 
     As many queries are in a tile as there are registers for, and a power of two, so that those of
     a block are tiles and nothing is left.
     """
-    most = (target.registers - target.registers // 4) // 2
+    rows = min(queries, _power_within((target.registers - target.registers // 4) // 2))
     parts: list[tuple[int, Tile]] = []
     start = 0
     while start < d:
         lanes = min(target.lanes, _power_within(d - start))
         vectors = 2 if d - start >= 2 * lanes == 2 * target.lanes else 1
-        parts.append((start, Tile(_power_within(most), vectors, lanes, 1)))
+        parts.append((start, Tile(rows, vectors, lanes, 1)))
         start += vectors * lanes
     return parts
 
@@ -172,8 +172,7 @@ def _add_values(
     ``sizes`` are of keys and queries; weights are (keys, queries).
     """
     keys, queries = sizes
-    for start, whole in columns:
-        part = replace(whole, rows=min(whole.rows, queries))
+    for start, part in columns:
 
         def block(first: Any, start: int = start, part: Tile = part) -> None:
             acc = accumulate(
@@ -199,7 +198,7 @@ def attend(b: int, h: int, d: int, s: int, *, scale: float, target: CompileTarge
     """
     lanes = target.lanes
     vectors = ceil_div(s, lanes)
-    part = min(lanes, 1 << (d.bit_length() - 1))  # lanes of the values' vectors
+    part = min(lanes, _power_within(d))  # lanes of the values' vectors
     starts = [min(start, d - part) for start in range(0, d, part)]
     step = next(step for step in (4, 2, 1) if d % step == 0)
 

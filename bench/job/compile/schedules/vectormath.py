@@ -17,7 +17,7 @@ _TERMS = [1 / math.factorial(n) for n in range(8)]
 _LN2_HIGH = 0.693359375
 _LN2_LOW = math.log(2) - _LN2_HIGH
 # e to this is the least normal float32, and a little. A multiplication that gives less takes a CPU
-# a hundred times as long as another, and masked scores of attention, -inf, would all come to it.
+# many times as long as another, and masked scores of attention, -inf, would all come to it.
 _LEAST_EXPONENT = -87.33
 
 # 1 - Phi(x) for x >= 0 is phi(x) times a polynomial in 1 / (1 + step * x), to 7.5e-8.
